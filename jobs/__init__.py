@@ -1,0 +1,1 @@
+"""Entry points: parse, validate, build, run, report."""

@@ -1,0 +1,196 @@
+"""Captions an archive of photos: one row a photo, captioned or failed, as Parquet files that appear shard by shard.
+
+Run again on the same output, it does only what is new, changed, or not done yet.
+Any option of Beam's own (--runner, --direct_num_workers, …) passes through.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import sys
+import traceback
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.caption import CaptionOptions
+    from pipelines.report import Report
+
+EXAMPLE = "beamscribe caption --input /photos --output /captions --direct_num_workers 1"
+TAKES_BEAM_OPTIONS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's options."""
+    parser.add_argument("--input", required=True, help="folder (all below it), glob or photo; local or gs://")
+    parser.add_argument("--output", required=True, help="folder that holds the captions of all runs; local or gs://")
+    parser.add_argument("--bundle", metavar="DIR", help="model bundle; the one in the package by default")
+    parser.add_argument("--beam-width", type=_count, metavar="N", help="captions that beam search keeps (3)")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="most words in a caption (20)")
+    parser.add_argument(
+        "--alternatives", type=_whole, default=0, metavar="N", help="second-best captions to write, too (0)"
+    )
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="photos in one call of the model (32)")
+    parser.add_argument(
+        "--shard-size", type=_count, default=512, metavar="N", help="photos that are committed at once, about (512)"
+    )
+    parser.add_argument("--limit", type=_count, metavar="N", help="take only the first N photos")
+    parser.add_argument("--export", choices=("tfrecord", "jsonl"), help="write this format beside Parquet")
+
+
+def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+    """Captions an archive and says what came of it."""
+    from jobs import beam_runner
+    from jobs.progress import Progress
+    from model.errors import UserError
+    from pipelines import report
+    from pipelines.caption import CaptionArchive
+
+    beam_options = beam_runner.pipeline_options(beam_arguments)
+    caption_options, config = _validated(options, beam_options)
+    started = datetime.datetime.now(datetime.UTC)
+    _write_config(caption_options, {**config, "started_at": started.isoformat()})
+    try:
+        with Progress(caption_options):
+            beam_runner.run(CaptionArchive(caption_options), beam_options)
+    except Exception as error:
+        log = _write_error(caption_options.folder)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"the job stopped: {reason}; what is committed stays, run it again to go on{log}") from None
+    result = report.collect(caption_options.output, caption_options.run, datetime.datetime.now(datetime.UTC))
+    report.write(result, caption_options.output)
+    _print_summary(result, caption_options)
+    return 0 if result.balanced else 1
+
+
+def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[CaptionOptions, dict[str, Any]]":
+    """The job's options, and what `config.json` says of them; raises `UserError`."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    from jobs import beam_runner
+    from model import bundle
+    from model.errors import UserError
+    from pipelines import storage
+    from pipelines.caption import CaptionOptions
+
+    folder = Path(options.bundle) if options.bundle else bundle.DEFAULT
+    model = bundle.describe(folder)
+    settings = model.settings._replace(
+        **{name: value for name, value in _chosen(options).items() if value is not None},
+    )
+    if settings.max_length > model.longest:
+        raise UserError(f"--max-length {settings.max_length}: the model {folder} writes at most {model.longest} words")
+    if options.alternatives >= settings.beam_width:
+        raise UserError(
+            f"--alternatives {options.alternatives}: a beam width of {settings.beam_width} gives at most "
+            f"{settings.beam_width - 1}; raise --beam-width"
+        )
+    source, output = (_absolute(uri) for uri in (options.input, options.output))
+    if next(_matches(source), None) is None:
+        raise UserError(f"--input: there is no {source}; give a folder, a glob or a photo")
+    if storage.is_local(output) and os.path.exists(output) and not os.path.isdir(output):
+        raise UserError(f"--output: {output} is a file; give a folder")
+    now = datetime.datetime.now(datetime.UTC)
+    caption_options = CaptionOptions(
+        input=source,
+        output=output,
+        run=f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
+        bundle=str(folder.absolute()),
+        model=model.fingerprint,
+        settings=settings,
+        alternatives=options.alternatives,
+        batch_size=options.batch_size,
+        shard_size=options.shard_size,
+        workers=beam_runner.workers(beam_options),
+        limit=options.limit,
+        export=options.export,
+    )
+    config = {
+        "run": caption_options.run,
+        "input": source,
+        "output": output,
+        "bundle": {"name": model.name, "fingerprint": model.fingerprint},
+        "settings": caption_options.settings_fingerprint,
+        "runner": beam_options.view_as(StandardOptions).runner,
+        "version": importlib.metadata.version("beamscribe"),
+    }
+    return caption_options, config
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, int | None]:
+    return {"beam_width": options.beam_width, "max_length": options.max_length}
+
+
+def _absolute(uri: str) -> str:
+    from pipelines import storage
+
+    return os.path.abspath(uri) if storage.is_local(uri) else uri.rstrip("/")
+
+
+def _matches(source: str) -> Any:
+    """The input itself where it is local, or the first file of it."""
+    from pipelines import listing, storage
+
+    if storage.is_local(source) and os.path.lexists(source):
+        return iter([source])
+    return listing.list_photos(source)
+
+
+def _write_config(options: "CaptionOptions", config: dict[str, Any]) -> None:
+    from model.errors import UserError
+    from pipelines import storage
+
+    try:
+        storage.replace(storage.join(options.folder, "config.json"), json.dumps(config, indent=2).encode())
+    except OSError as error:
+        raise UserError(f"--output: can't write to {options.output}: {error.strerror or error}") from None
+
+
+def _write_error(folder: str) -> str:
+    """Keeps the traceback for whoever must find the reason; says where, if it could be kept."""
+    from pipelines import storage
+
+    path = storage.join(folder, "error.txt")
+    try:
+        storage.replace(path, traceback.format_exc().encode())
+    except OSError:
+        return ""
+    return f" (details: {path})"
+
+
+def _print_summary(result: "Report", options: "CaptionOptions") -> None:
+    from pipelines import storage
+
+    print(
+        f"listed {result.listed} = skipped {result.skipped} + captioned {result.captioned} + failed {result.failed}"
+        + ("" if result.balanced else "   DOES NOT ADD UP")
+    )
+    for code, count in result.failures.items():
+        print(f"  {code}: {count}")
+    for photo in result.missing:
+        print(f"  no row for {photo}", file=sys.stderr)
+    for sample in result.samples[:5]:
+        print(f"  {os.path.basename(sample.photo)}: {sample.caption}")
+    print(f"table:   {storage.join(options.output, 'captions')}")
+    print(f"report:  {storage.join(options.folder, 'report.html')}")
+    print(f"read it: beamscribe show {options.output}")
+
+
+def _count(text: str) -> int:
+    number = _whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _whole(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number

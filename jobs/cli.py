@@ -1,0 +1,71 @@
+"""The `beamscribe` command: one parser for each subcommand, and one place for errors."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "caption": "caption an archive of photos",
+    "show": "print captions as a table",
+    "prepare": "make training data from photos and captions",
+    "train": "train a model from that data",
+    "evaluate": "score captions against people's",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Args:
+      arguments: the command line without the program's name; the process's own by default.
+
+    Returns:
+      The exit status: 0 where all went well, 1 for an error, 2 for a wrong command line.
+    """
+    _quiet_libraries()
+    parser = argparse.ArgumentParser(
+        prog="beamscribe",
+        description="Captions photo archives in bulk, and accounts for every photo.",
+        epilog="`beamscribe COMMAND --help` shows a command's options and an example.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        # A command's module imports what is heavy only when it runs, so that help and typing errors come at once.
+        module = importlib.import_module(f"jobs.{name}")
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(module=module)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not getattr(options.module, "TAKES_BEAM_OPTIONS", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+
+    from model.errors import UserError
+
+    try:
+        return options.module.run(options, rest)
+    except UserError as error:
+        print(f"beamscribe {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nbeamscribe {options.command}: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def _quiet_libraries() -> None:
+    """Keeps libraries' start-up notes off the terminal; warnings of the job itself still show."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

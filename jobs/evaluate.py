@@ -1,0 +1,3 @@
+"""x"""
+EXAMPLE=""
+def add_arguments(p): pass

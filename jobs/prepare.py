@@ -1,0 +1,67 @@
+"""Makes training data: sharded, gzipped TFRecord of tf.Example, one a photo, with its captions and CNN features.
+
+Any option of Beam's own (--runner, --direct_num_workers, …) passes through.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+EXAMPLE = """beamscribe prepare --recipe transformer --images flickr8k/images \\
+    --captions flickr8k/captions.txt --split flickr8k/Flickr_8k.trainImages.txt --flip --output data/train"""
+TAKES_BEAM_OPTIONS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's options."""
+    parser.add_argument("--recipe", required=True, help="name or YAML file; names the encoder and the image size")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of the photos")
+    parser.add_argument("--captions", required=True, metavar="FILE", help="captions.txt or Flickr8k.token.txt")
+    parser.add_argument("--split", required=True, metavar="FILE", help="file names of the photos to take, one a line")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the dataset; must be new")
+    parser.add_argument("--flip", action="store_true", help="store the features of each mirrored photo too")
+    parser.add_argument(
+        "--store",
+        choices=("features", "images"),
+        default="features",
+        help="what to keep of each photo: the encoder's features, or the file itself, to train the encoder too",
+    )
+
+
+def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+    """Prepares one split."""
+    from jobs import beam_runner
+    from model import annotations, recipe
+    from model.errors import UserError
+    from pipelines import storage
+    from pipelines.prepare import DATASET, PrepareDataset, PrepareOptions
+
+    beam_options = beam_runner.pipeline_options(beam_arguments)
+    encoder = recipe.load(options.recipe).encoder
+    captions = annotations.read_captions(options.captions)
+    photos = annotations.read_split(options.split)
+    bare = [name for name in photos if name not in captions]
+    if bare:
+        raise UserError(f"{len(bare)} photos of {options.split} have no captions in {options.captions}: {bare[0]}, …")
+    if storage.is_local(options.images) and not os.path.isdir(options.images):
+        raise UserError(f"--images: no folder {options.images}")
+    if storage.exists(storage.join(options.output, DATASET)):
+        raise UserError(f"--output: {options.output} holds a dataset already; delete it or choose another folder")
+
+    prepare = PrepareOptions(
+        images=options.images,
+        captions={name: captions[name] for name in photos},
+        photos=photos,
+        output=options.output,
+        encoder=encoder,
+        store=options.store,
+        flip=options.flip,
+    )
+    beam_runner.run(PrepareDataset(prepare), beam_options)
+
+    dataset = json.loads(storage.read(storage.join(options.output, DATASET)))
+    for failure in dataset["failures"]:
+        print(f"left out: {failure['photo']}: {failure['error']}: {failure['message']}", file=sys.stderr)
+    print(f"{dataset['photos']} photos with {dataset['captions']} captions in {options.output}")
+    return 0

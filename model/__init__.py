@@ -1,0 +1,1 @@
+"""Keras models that caption photos: encoders, decoders, search, training and bundles. Imports no Beam."""

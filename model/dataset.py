@@ -1,0 +1,161 @@
+"""Training data in: TFRecord of `tf.Example`, as `prepare` writes it, to batches of features and ids."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from model import encoders
+from model.errors import UserError
+from model.recipe import Encoder
+from model.vocabulary import END, PAD, START, Vocabulary, tokenize
+
+# Files that are read side by side, and photos that wait to be shuffled: together they mix an epoch well
+# (a photo with its mirror image takes 0.4 MB).
+_OPEN_FILES = 8
+_SHUFFLED_PHOTOS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared split.
+
+    Attributes:
+      folder: where it lies.
+      shape: (height, width, channels) of one photo's features.
+      flip: whether each photo's mirror image is there, too.
+      photos: file names.
+      captions: the raw captions of each photo, in the order of `photos`.
+    """
+
+    folder: Path
+    shape: tuple[int, int, int]
+    flip: bool
+    photos: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+
+    def tokens(self) -> list[list[list[str]]]:
+        """The tokenized captions of each photo."""
+        return [[tokenize(caption) for caption in captions] for captions in self.captions]
+
+    def features(self, batch_size: int) -> tf.data.Dataset:
+        """Batches of features, `[batch, height, width, channels]`, float16, in the order of `photos`."""
+        records = _records(self.folder, shuffle=False)
+        features = records.map(lambda record: self._reshape(_parse(record, ["features"])["features"]))
+        batches = tf.data.experimental.assert_cardinality(math.ceil(len(self.photos) / batch_size))
+        return features.batch(batch_size).apply(batches).prefetch(2)
+
+    def examples(self, batch_size: int, mirror: bool, seed: int) -> tf.data.Dataset:
+        """Shuffled batches of features and of each photo's place in `photos`, int64; one epoch.
+
+        Args:
+          batch_size: photos a batch; the last, short one is left out.
+          mirror: take the photo's mirror image instead, every other time.
+          seed: of the shuffling and the mirroring; another one each epoch.
+        """
+        index = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(list(self.photos), np.arange(len(self.photos))), -1
+        )
+
+        def example(serialized, draw):
+            views = ["features", "features_flipped"] if mirror else ["features"]
+            parsed = _parse(serialized, ["photo", *views])
+            # Chosen before it is decoded, which takes more time than parsing.
+            view = tf.stack([parsed[name] for name in views])[draw % len(views)]
+            return self._reshape(view), index.lookup(parsed["photo"])
+
+        records = _records(self.folder, shuffle=True, seed=seed).shuffle(_SHUFFLED_PHOTOS, seed=seed)
+        draws = tf.data.Dataset.random(seed=seed)
+        examples = tf.data.Dataset.zip(records, draws).map(example, num_parallel_calls=2)
+        return examples.batch(batch_size, drop_remainder=True).prefetch(4)
+
+    def _reshape(self, raw):
+        return tf.reshape(tf.io.decode_raw(raw, tf.float16, little_endian=True), self.shape)
+
+
+def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
+    """Opens a prepared split, and reads its captions.
+
+    Args:
+      folder: what `prepare` wrote.
+      encoder: the recipe's, which must be the one that made the features.
+      mirror: whether mirror images are needed.
+
+    Raises:
+      UserError: it is no dataset, or not one for this recipe.
+    """
+    try:
+        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} is not a prepared dataset: it has no dataset.json; run `beamscribe prepare`") from None
+    features = description["features"]
+    if features is None:
+        raise UserError(f"{folder} holds images; this recipe's encoder is frozen and needs --store features")
+    found = f"{features['encoder']} at {description['image_size']} px"
+    wanted = f"{encoder.name} at {encoder.image_size} px"
+    if found != wanted:
+        raise UserError(f"{folder} holds the features of {found}, the recipe has {wanted}; prepare it again")
+    if features["fingerprint"] != encoders.fingerprint(encoder):
+        raise UserError(f"{folder} holds the features of another {found}: its weights differ; prepare it again")
+    if mirror and not description["flip"]:
+        raise UserError(f"the recipe trains on mirror images, which {folder} lacks; prepare it with --flip")
+    photos, captions = [], []
+    for example in _records(folder, shuffle=False).map(lambda r: _parse(r, ["photo"], ["captions"])):
+        photos.append(example["photo"].numpy().decode())
+        captions.append(tuple(caption.decode() for caption in example["captions"].values.numpy()))
+    if len(photos) != description["photos"]:
+        raise UserError(f"{folder} has {len(photos)} of its {description['photos']} photos; prepare it again")
+    return Dataset(folder, tuple(features["shape"]), description["flip"], tuple(photos), tuple(captions))
+
+
+def training_ids(
+    captions: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary, max_words: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of teacher forcing.
+
+    Args:
+      captions: the tokenized captions of each photo.
+      vocabulary: the words that have ids.
+      max_words: longer captions are cut there, and then have no end.
+
+    Returns:
+      Inputs, which start with `START`, and targets, which end with `END`; both
+      `[photos, captions, max_words + 1]`, int32, padded with `PAD`. Photos with fewer captions than
+      the most have empty ones, all `PAD`.
+    """
+    most = max(len(photo) for photo in captions)
+    targets = np.full((len(captions), most, max_words + 1), PAD, np.int32)
+    for place, photo in enumerate(captions):
+        for row, tokens in enumerate(photo):
+            ids = [*vocabulary.encode(tokens), END][: max_words + 1]
+            targets[place, row, : len(ids)] = ids
+    return shift_right(targets), targets
+
+
+def shift_right(targets: np.ndarray) -> np.ndarray:
+    """The inputs that go with targets: `START`, then each target but the last."""
+    inputs = np.roll(targets, 1, axis=-1)
+    inputs[..., 0] = START
+    # What follows the end is never trained on; padding keeps it one id.
+    inputs[inputs == END] = PAD
+    return inputs
+
+
+def _records(folder: Path, shuffle: bool, seed: int | None = None) -> tf.data.Dataset:
+    files = sorted(str(path) for path in folder.glob("examples-*.tfrecord.gz"))
+    names = tf.data.Dataset.from_tensor_slices(files)
+    if not shuffle:
+        return tf.data.TFRecordDataset(names, compression_type="GZIP")
+    return names.shuffle(len(files), seed=seed).interleave(
+        lambda name: tf.data.TFRecordDataset(name, compression_type="GZIP"), cycle_length=_OPEN_FILES
+    )
+
+
+def _parse(serialized, single: Sequence[str], several: Sequence[str] = ()):
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in single}
+    features |= {name: tf.io.VarLenFeature(tf.string) for name in several}
+    return tf.io.parse_single_example(serialized, features)

@@ -1,0 +1,68 @@
+"""Words: from a caption's text to tokens, and from tokens to ids and back."""
+
+import collections
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+# The first ids of every vocabulary.
+PAD, START, END, UNKNOWN = range(4)
+SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
+
+_CLITICS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m", "'t"))
+
+
+def tokenize(text: str) -> list[str]:
+    """Splits a caption into lower-case words, without the punctuation around them.
+
+    Punctuation inside a word (`t-shirt`) and clitics that stand alone (`'s`) stay.
+    """
+    tokens = []
+    for piece in text.lower().split():
+        word = piece if piece in _CLITICS else piece.strip(string.punctuation)
+        if word:
+            tokens.append(word)
+    return tokens
+
+
+class Vocabulary:
+    """The words that a decoder knows, in the order of their ids, the four specials first."""
+
+    def __init__(self, words: Sequence[str]):
+        if tuple(words[: len(SPECIALS)]) != SPECIALS:
+            raise ValueError(f"a vocabulary starts with {' '.join(SPECIALS)}")
+        self.words = tuple(words)
+        self._ids = {word: index for index, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @classmethod
+    def from_captions(cls, captions: Iterable[Sequence[str]], min_count: int) -> "Vocabulary":
+        """Takes the words seen at least `min_count` times in tokenized captions, the most frequent first."""
+        counts = collections.Counter(word for caption in captions for word in caption)
+        kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
+        return cls((*SPECIALS, *kept))
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        """Reads a file that `save` wrote."""
+        return cls(path.read_text(encoding="utf-8").splitlines())
+
+    def save(self, path: Path) -> None:
+        """Writes one word a line."""
+        path.write_text("".join(f"{word}\n" for word in self.words), encoding="utf-8")
+
+    def encode(self, tokens: Sequence[str]) -> list[int]:
+        """Ids of the tokens; `UNKNOWN` for words that are not in the vocabulary."""
+        return [self._ids.get(token, UNKNOWN) for token in tokens]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Words up to the first `END`, without specials."""
+        words = []
+        for index in ids:
+            if index == END:
+                break
+            if index >= len(SPECIALS):
+                words.append(self.words[index])
+        return words

@@ -1,0 +1,179 @@
+"""The main pipeline: from an archive to one row a photo, a shard at a time."""
+
+import dataclasses
+import datetime
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.parquet as pq
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.pvalue import AsIter
+
+from model.bundle import CaptionModel, CaptionSettings
+from pipelines import plan, storage
+from pipelines.decode_pool import Photo
+from pipelines.export import ExportMissing
+from pipelines.failures import Failure
+from pipelines.inference import PhotoStream, infer
+from pipelines.ledger import ReadLedger
+from pipelines.listing import ListPhotos
+from pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, ShardResult, caption_table
+from pipelines.plan import PlannedShard, PlanShards
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionOptions:
+    """What to caption, with what, and where to.
+
+    Attributes:
+      input: a folder, a glob or a photo.
+      output: the folder that holds the captions of all runs.
+      run: id of this run.
+      bundle: folder of the model bundle.
+      model: its fingerprint.
+      settings: beam width and length.
+      alternatives: how many of the other beams to write.
+      batch_size: photos in one call of the model.
+      shard_size: photos a shard, about.
+      workers: how many there are to keep busy.
+      limit: take only so many photos; None for all.
+      export: another format to write beside Parquet: `tfrecord`, `jsonl` or None.
+    """
+
+    input: str
+    output: str
+    run: str
+    bundle: str
+    model: str
+    settings: CaptionSettings
+    alternatives: int = 0
+    batch_size: int = 32
+    shard_size: int = 512
+    workers: int = 1
+    limit: int | None = None
+    export: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """Of this run: its plan, its configuration and its report."""
+        return storage.join(self.output, "runs", self.run)
+
+    @property
+    def settings_fingerprint(self) -> str:
+        """All settings that change a row."""
+        return f"{self.settings.fingerprint},alternatives={self.alternatives}"
+
+
+@dataclasses.dataclass
+class CaptionArchive(beam.PTransform):
+    """The whole job. Only references, captions and numbers pass from step to step, never pixels."""
+
+    options: CaptionOptions
+
+    def expand(self, pbegin):
+        options = self.options
+        to_list = (
+            pbegin
+            | "Input" >> beam.Create([options.input])
+            | "UnlessListed" >> beam.FlatMap(plan.unless_planned, options.folder)
+        )
+        to_compare = (
+            pbegin
+            | "Output" >> beam.Create([options.output])
+            | "UnlessCompared" >> beam.FlatMap(plan.unless_planned, options.folder)
+        )
+        listed = to_list | "ListPhotos" >> ListPhotos(options.limit)
+        done = to_compare | "ReadLedger" >> ReadLedger(options.run, options.model, options.settings_fingerprint)
+        committed = (
+            (listed, done)
+            | "PlanShards" >> PlanShards(options.folder, options.run, options.shard_size, options.workers)
+            | "Reshuffle" >> beam.Reshuffle()
+            | "OpenShard" >> beam.FlatMap(open_shard, options).with_output_types(PhotoStream)
+            | "CaptionShards" >> RunInference(CaptionHandler(options).with_no_batching())
+            | "CommitShard" >> beam.Map(commit, options)
+        )
+        if options.export:
+            # The side input makes it wait for the last commit.
+            _ = (
+                pbegin
+                | "Captions" >> beam.Create([options.output])
+                | "AfterCommits" >> beam.Map(lambda output, _: output, AsIter(committed))
+                | "ExportMissing" >> ExportMissing(options.export)
+            )
+        return committed
+
+
+class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
+    """Captions a shard: every photo of it becomes a row."""
+
+    def __init__(self, options: CaptionOptions):
+        self._options = options
+
+    def load_model(self) -> CaptionModel:
+        """Loads the bundle, once a process."""
+        return CaptionModel(Path(self._options.bundle))
+
+    def get_num_bytes(self, batch: Sequence[PhotoStream]) -> int:
+        """Nothing: the default would pickle the shard only to measure it."""
+        return 0
+
+    def run_inference(self, batch: Any, model: CaptionModel, inference_args=None) -> Iterable[ShardResult]:
+        """Reads, decodes and captions one shard."""
+
+        def caption(images: np.ndarray) -> list[list[Alternative]]:
+            captions, scores = model.caption(images, self._options.settings)
+            return [
+                [Alternative(str(text), float(score)) for text, score in zip(*beams, strict=True)]
+                for beams in zip(captions, scores, strict=True)
+            ]
+
+        results = infer(batch.decoded(model.image_size), caption, self._options.batch_size)
+        yield ShardResult(batch.shard.index, tuple(row(photo, result, self._options) for photo, result in results))
+
+
+def row(photo: Photo, result: list[Alternative] | Failure, options: CaptionOptions) -> CaptionRow:
+    """The output row of one photo: its captions, best first, or why it has none."""
+    ref, decoded = photo
+    failure = result if isinstance(result, Failure) else None
+    captions = [] if failure else list(result)
+    return CaptionRow(
+        photo=ref.photo,
+        etag=ref.etag,
+        sha256=decoded.sha256,
+        width=decoded.width,
+        height=decoded.height,
+        status=FAILED if failure else CAPTIONED,
+        caption=captions[0].caption if captions else None,
+        score=captions[0].score if captions else None,
+        alternatives=tuple(captions[1 : options.alternatives + 1]),
+        stage=failure.stage if failure else None,
+        error=failure.error if failure else None,
+        message=failure.message if failure else None,
+        model=options.model,
+        settings=options.settings_fingerprint,
+        written_at=datetime.datetime.now(datetime.UTC),
+    )
+
+
+def commit_path(output: str, run: str, index: int) -> str:
+    """Where a shard is committed."""
+    return storage.join(output, "captions", f"run={run}", f"shard-{index:05d}.parquet")
+
+
+def open_shard(planned: PlannedShard, options: CaptionOptions) -> Iterator[PhotoStream]:
+    """A shard to work on; nothing where it is committed already, so that no photo of it is read again."""
+    if not storage.exists(commit_path(options.output, options.run, planned.index)):
+        yield PhotoStream(plan.read_shard(planned))
+
+
+def commit(result: ShardResult, options: CaptionOptions) -> str:
+    """Writes a shard's rows, whole or not at all, and returns the file. The first commit stands."""
+    path = commit_path(options.output, options.run, result.index)
+    buffer = io.BytesIO()
+    pq.write_table(caption_table(result.rows), buffer, compression="zstd")
+    storage.create(path, buffer.getvalue())
+    return path

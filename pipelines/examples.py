@@ -1,0 +1,58 @@
+"""Training examples: Arrow columns to `tf.Example` records in a TFRecord file, through tfx-bsl."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+# Level 6 makes files 15 % smaller and takes four times as long.
+_GZIP_LEVEL = 1
+
+
+def tfrecord(table: pa.Table) -> bytes:
+    """Encodes a table as a gzipped TFRecord file of `tf.Example`, one a row; the features are the columns.
+
+    Args:
+      table: columns of string, binary, int64 or float32, or lists of them. A null is a feature without values.
+    """
+    import tensorflow as tf
+    from tfx_bsl.coders import example_coder
+
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    columns = [_as_lists(column.combine_chunks()) for column in table.columns]
+    records = encoder.encode(pa.RecordBatch.from_arrays(columns, table.column_names))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "examples")
+        options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=_GZIP_LEVEL)
+        with tf.io.TFRecordWriter(path, options) as writer:
+            for record in records:
+                writer.write(record)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def _as_lists(column: pa.Array) -> pa.Array:
+    """What tfx-bsl encodes: a feature is a list of values, and a text is bytes."""
+    if pa.types.is_list(column.type):
+        texts = pa.types.is_string(column.type.value_type)
+        return column.cast(pa.list_(pa.binary())) if texts else column
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.binary())
+    ends = column.is_valid().to_numpy(zero_copy_only=False).cumsum()
+    return pa.ListArray.from_arrays(pa.array([0, *ends], pa.int32()), column.drop_null())
+
+
+def schema_text(features: Sequence[tuple[str, str]]) -> str:
+    """The features' schema in TensorFlow Metadata's text format.
+
+    Args:
+      features: (name, type) pairs, the type one of BYTES, INT and FLOAT.
+    """
+    from google.protobuf import text_format
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
+    schema = schema_pb2.Schema()
+    for name, kind in features:
+        schema.feature.add(name=name, type=schema_pb2.FeatureType.Value(kind))
+    return text_format.MessageToString(schema)

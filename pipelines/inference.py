@@ -1,0 +1,82 @@
+"""Runs a model over a shard of photos: reading and decoding ahead, in batches, failures apart."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines import decode_pool
+from pipelines.decode_pool import Photo
+from pipelines.failures import ErrorCode, Failure, Stage
+from pipelines.photos import PhotoRef, Shard
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoStream:
+    """A shard's photos, read and decoded only when they are asked for.
+
+    It crosses steps as references; pixels exist only where it is iterated.
+    """
+
+    shard: Shard
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def decoded(self, size: int) -> Iterator[Photo]:
+        """Every photo in the shard's order, resized to `[size, size, 3]`, or its failure."""
+        return decode_pool.shared().stream(self.shard.photos, size)
+
+
+def infer(
+    photos: Iterable[Photo], model: Callable[[np.ndarray], Sequence[Any]], batch_size: int
+) -> Iterator[tuple[Photo, Any]]:
+    """Runs a model on the photos that decoded.
+
+    Args:
+      photos: decoded photos and failures.
+      model: from images `[batch, size, size, 3]`, uint8, to one result for each.
+      batch_size: most photos in one call.
+
+    Yields:
+      Each photo, in order, with its result or its `Failure`.
+    """
+    for batch in _batched(photos, batch_size):
+        good = [photo for photo in batch if photo.decoded.failure is None]
+        results = iter(_run(model, [photo.decoded.pixels for photo in good]))
+        for photo in batch:
+            yield photo, photo.decoded.failure or next(results)
+
+
+def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
+    """Groups photos until `size` of them have pixels; failures ride along."""
+    batch: list[Photo] = []
+    good = 0
+    for photo in photos:
+        batch.append(photo)
+        good += photo.decoded.failure is None
+        if good == size:
+            yield batch
+            batch, good = [], 0
+    if batch:
+        yield batch
+
+
+def _run(model: Callable[[np.ndarray], Sequence[Any]], images: list[Any]) -> Sequence[Any]:
+    if not images:
+        return ()
+    try:
+        return model(np.stack(images))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must cost no other photo
+        if len(images) == 1:
+            message = " ".join(str(error).split())[:500] or type(error).__name__
+            return (Failure(Stage.CAPTION, ErrorCode.MODEL_ERROR, message),)
+        return list(itertools.chain.from_iterable(_run(model, [image]) for image in images))
+
+
+def shards_of(photos: Sequence[PhotoRef], size: int) -> Iterator[Shard]:
+    """Cuts a list of photos into shards of `size`."""
+    for index, start in enumerate(range(0, len(photos), size)):
+        yield Shard(index, tuple(photos[start : start + size]))

@@ -1,0 +1,118 @@
+"""What flows through the pipelines: frozen dataclasses, and the one Arrow schema of the rows."""
+
+import dataclasses
+import datetime
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoRef:
+    """A photo as listed.
+
+    Attributes:
+      photo: its URI, or its path where it is local.
+      etag: the version of its bytes: size and modification time, or the store's generation or hash.
+      size: bytes, as listed; 0 where that is not known.
+    """
+
+    photo: str
+    etag: str
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The unit of work: what one worker takes, retries and commits.
+
+    Attributes:
+      index: its number in the plan, from 0.
+      photos: the photos to caption.
+    """
+
+    index: int
+    photos: tuple[PhotoRef, ...]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+class Alternative(NamedTuple):
+    """A caption and its score, mean log-probability a token in nats."""
+
+    caption: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionRow:
+    """One photo's row of the output; the fields are the columns of `CAPTION_SCHEMA`."""
+
+    photo: str
+    etag: str
+    sha256: str | None
+    width: int | None
+    height: int | None
+    status: str
+    caption: str | None
+    score: float | None
+    alternatives: tuple[Alternative, ...]
+    stage: str | None
+    error: str | None
+    message: str | None
+    model: str
+    settings: str
+    written_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """A shard's rows, failures included: exactly one for each photo of the shard."""
+
+    index: int
+    rows: tuple[CaptionRow, ...]
+
+
+CAPTIONED = "captioned"
+FAILED = "failed"
+
+CAPTION_SCHEMA = pa.schema(
+    [
+        pa.field("photo", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("alternatives", pa.list_(pa.struct([("caption", pa.string()), ("score", pa.float32())]))),
+        pa.field("stage", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("settings", pa.string(), nullable=False),
+        pa.field("written_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+PHOTO_SCHEMA = pa.schema([("photo", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
+
+
+def caption_table(rows: Iterable[CaptionRow]) -> pa.Table:
+    """The rows as an Arrow table of `CAPTION_SCHEMA`."""
+    # `vars`, not `dataclasses.asdict`, which would copy every field deeply.
+    records = [{**vars(row), "alternatives": [alternative._asdict() for alternative in row.alternatives]} for row in rows]
+    return pa.Table.from_pylist(records, schema=CAPTION_SCHEMA)
+
+
+def photo_table(photos: Sequence[PhotoRef]) -> pa.Table:
+    """The references as an Arrow table of `PHOTO_SCHEMA`."""
+    return pa.Table.from_pylist([vars(photo) for photo in photos], schema=PHOTO_SCHEMA)
+
+
+def photos_of(table: pa.Table) -> tuple[PhotoRef, ...]:
+    """The references that `photo_table` wrote."""
+    return tuple(PhotoRef(**record) for record in table.to_pylist())
