@@ -31,7 +31,7 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
 def run(job: beam.PTransform, options: PipelineOptions) -> None:
     """Runs a job from its root transform to the end; raises what the runner raises."""
     with beam.Pipeline(options=options) as pipeline:
-        pipeline | type(job).__name__ >> job  # noqa: B018
+        pipeline | type(job).__name__ >> job
 
 
 def workers(options: PipelineOptions) -> int:

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alternatives", type=_whole, default=0, metavar="N", help="second-best captions to write, too (0)"
     )
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="photos in one call of the model (32)")
+    parser.add_argument(
+        "--batch-size", type=_count, default=32, metavar="N", help="photos in one call of the model (32)"
+    )
     parser.add_argument(
         "--shard-size", type=_count, default=512, metavar="N", help="photos that are committed at once, about (512)"
     )
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     try:
         with Progress(caption_options):
             beam_runner.run(CaptionArchive(caption_options), beam_options)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - runners raise their own kinds
         log = _write_error(caption_options.folder)
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"the job stopped: {reason}; what is committed stays, run it again to go on{log}") from None

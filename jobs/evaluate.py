@@ -1,3 +1,115 @@
-"""x"""
-EXAMPLE=""
-def add_arguments(p): pass
+"""Captions a split and scores it against what people wrote: BLEU, METEOR, ROUGE-L, CIDEr, and what those hide.
+
+Needs Java and the `evaluate` extra. With --captions-from it scores captions that are there already, made by anyone.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+EXAMPLE = """beamscribe evaluate --images flickr8k/images --captions flickr8k/captions.txt \\
+    --split flickr8k/Flickr_8k.devImages.txt --train-split flickr8k/Flickr_8k.trainImages.txt"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's options."""
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="model bundle; the one in the package by default")
+    parser.add_argument("--images", metavar="DIR", help="folder of the photos")
+    parser.add_argument("--captions", required=True, metavar="FILE", help="captions.txt or Flickr8k.token.txt")
+    parser.add_argument("--split", required=True, metavar="FILE", help="file names of the photos to score, one a line")
+    parser.add_argument("--train-split", metavar="FILE", help="photos trained on; gives the share of copied captions")
+    parser.add_argument("--captions-from", metavar="DIR", help="score the captions in this output folder instead")
+    parser.add_argument("--beam-width", type=int, metavar="N", help="captions that beam search keeps (3)")
+    parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
+
+
+def run(options: argparse.Namespace, _: list[str]) -> int:
+    """Scores one split."""
+    from model import annotations, evaluation
+    from model.errors import UserError
+    from pipelines import storage
+
+    evaluation.require_tools()
+    written = annotations.read_captions(options.captions)
+    photos = annotations.read_split(options.split)
+    _require_captions(photos, written, options.split, options.captions)
+    learned = None
+    if options.train_split:
+        trained_on = annotations.read_split(options.train_split)
+        _require_captions(trained_on, written, options.train_split, options.captions)
+        learned = [caption for photo in trained_on for caption in written[photo]]
+
+    if options.captions_from:
+        captions = _captions_of(options.captions_from)
+    elif options.images:
+        captions = _caption(options, photos)
+    else:
+        raise UserError("give --images, the folder of the photos, or --captions-from, captions made before")
+    absent = [photo for photo in photos if photo not in captions]
+    for photo in absent:
+        print(f"no caption, scored as empty: {photo}", file=sys.stderr)
+
+    metrics = evaluation.evaluate(captions, {photo: written[photo] for photo in photos}, learned)
+    for name, value in metrics.items():
+        print(f"{name:18} {'-' if value is None else f'{value:.2f}' if isinstance(value, float) else value}")
+    if options.output:
+        storage.replace(os.path.abspath(options.output), (json.dumps(metrics, indent=2) + "\n").encode())
+    return 0
+
+
+def _require_captions(photos: list[str], written: dict[str, list[str]], split: str, captions: str) -> None:
+    from model.errors import UserError
+
+    bare = [photo for photo in photos if photo not in written]
+    if bare:
+        raise UserError(f"{len(bare)} photos of {split} have no captions in {captions}, {bare[0]} for one")
+
+
+def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
+    """Captions the photos with the bundle; those that fail are told of and left out."""
+    from tqdm import tqdm
+
+    from model import bundle
+    from model.errors import UserError
+    from pipelines import storage
+    from pipelines.failures import Failure
+    from pipelines.inference import PhotoStream, infer
+    from pipelines.photos import PhotoRef, Shard
+
+    folder = options.bundle or bundle.DEFAULT
+    settings = bundle.describe(folder).settings
+    if options.beam_width is not None:
+        if options.beam_width < 1:
+            raise UserError("--beam-width must be at least 1")
+        settings = settings._replace(beam_width=options.beam_width)
+    if not os.path.isdir(options.images):
+        raise UserError(f"--images: no folder {options.images}")
+    model = bundle.CaptionModel(folder)
+    refs = tuple(PhotoRef(storage.join(options.images, photo), etag="") for photo in photos)
+    stream = PhotoStream(Shard(0, refs)).decoded(model.image_size)
+    captions = {}
+    for photo, result in tqdm(
+        infer(stream, lambda images: model.caption(images, settings)[0][:, 0], batch_size=32),
+        total=len(refs),
+        unit="photo",
+        desc="captioned",
+    ):
+        name = os.path.basename(photo.ref.photo)
+        if isinstance(result, Failure):
+            print(f"{name}: {result.error}: {result.message}", file=sys.stderr)
+        else:
+            captions[name] = str(result)
+    return captions
+
+
+def _captions_of(output: str) -> dict[str, str]:
+    """The captions of an output folder, by file name."""
+    from pipelines import rows
+
+    return {
+        os.path.basename(row["photo"].rpartition("#")[2] if "#" in row["photo"] else row["photo"]): row["caption"]
+        for row in rows.latest(output, ["caption"])
+        if row["caption"] is not None
+    }

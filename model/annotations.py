@@ -5,12 +5,14 @@ import csv
 import re
 from pathlib import Path
 
+from model.errors import UserError
+
 _HEADER = ["image", "caption"]
 # `photo.jpg#0<TAB>a caption`; the number counts the captions of a photo.
 _TOKEN_LINE = re.compile(r"\s*(\S.*)#\d+\t(.*)")
 
 
-class AnnotationError(ValueError):
+class AnnotationError(UserError):
     """A captions or split file that can't be used; the message is one line for the user."""
 
 

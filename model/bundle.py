@@ -4,15 +4,14 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from model import recipe as recipes
 from model.errors import UserError
+from model.quiet import quiet_imports
 from model.recipe import Recipe
 from model.vocabulary import Vocabulary
 
@@ -66,7 +65,8 @@ class CaptionModel:
     """
 
     def __init__(self, folder: Path):
-        import tensorflow as tf
+        with quiet_imports():
+            import tensorflow as tf
 
         self.image_size = describe(folder).image_size
         self._tensorflow = tf

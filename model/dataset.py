@@ -91,7 +91,9 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
     try:
         description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is not a prepared dataset: it has no dataset.json; run `beamscribe prepare`") from None
+        raise UserError(
+            f"{folder} is not a prepared dataset: it has no dataset.json; run `beamscribe prepare`"
+        ) from None
     features = description["features"]
     if features is None:
         raise UserError(f"{folder} holds images; this recipe's encoder is frozen and needs --store features")

@@ -1,12 +1,10 @@
 """Decoders by name."""
 
-from collections.abc import Sequence
-
 from model.recipe import Recipe
 from model.transformer import TransformerDecoder
 
 
-def build(recipe: Recipe, vocabulary_size: int, grid: Sequence[int], dropout: float = 0.0) -> TransformerDecoder:
+def build(recipe: Recipe, vocabulary_size: int, grid: tuple[int, int, int], dropout: float = 0.0) -> TransformerDecoder:
     """Builds a recipe's decoder with random weights.
 
     Args:
@@ -18,4 +16,4 @@ def build(recipe: Recipe, vocabulary_size: int, grid: Sequence[int], dropout: fl
     sizes = recipe.decoder.model_dump(exclude={"name"})
     # One position more than words, for the end.
     slots = recipe.words.max_words + 1
-    return TransformerDecoder(vocabulary_size, tuple(grid), slots, dropout=dropout, **sizes)
+    return TransformerDecoder(vocabulary_size, grid, slots, dropout=dropout, **sizes)

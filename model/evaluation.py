@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from model.errors import UserError
 from model.vocabulary import tokenize
 
 # METEOR writes its scores with the decimal sign of Java's language.
 _JAVA = ("java", "-Duser.language=en")
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(UserError):
     """Captions can't be scored; the message is one line for the user."""
 
 
@@ -45,10 +46,10 @@ def evaluate(
     Raises:
       EvaluationError: pycocoevalcap or Java is missing, a photo has no reference caption, or a scorer failed.
     """
-    _require_tools()
+    require_tools()
     return {
         **_challenge_scores(captions, references),
-        **_originality([captions.get(photo, "") for photo in references], training_captions),
+        **originality([captions.get(photo, "") for photo in references], training_captions),
         "photos": len(references),
     }
 
@@ -61,7 +62,8 @@ def java_available() -> bool:
         return False
 
 
-def _require_tools() -> None:
+def require_tools() -> None:
+    """Raises `EvaluationError` where pycocoevalcap or Java is missing, before any work is done in vain."""
     missing = []
     if importlib.util.find_spec("pycocoevalcap") is None:
         missing.append("pycocoevalcap (pip install 'beamscribe[evaluate]')")
@@ -100,8 +102,8 @@ def _challenge_scores(captions: Mapping[str, str], references: Mapping[str, Sequ
     return {name: 100 * float(score) for name, score in scores.items()}
 
 
-def _originality(captions: Iterable[str], training_captions: Iterable[str] | None) -> dict[str, float | int | None]:
-    """What `evaluate` tells of the captions that have any words."""
+def originality(captions: Iterable[str], training_captions: Iterable[str] | None) -> dict[str, float | int | None]:
+    """What `evaluate` tells of the captions that have any words, besides the scores; needs no Java."""
     written = [words for words in map(tuple, map(tokenize, captions)) if words]
     copied_share = None
     if training_captions is not None:

@@ -61,6 +61,7 @@ class _Phase(_Section):
     dropout: Share
     # Momentum of the exponential moving average of the weights, which is what is validated and exported.
     weight_average: Share = 0.0
+    mirror: bool  # show the photo or its mirror image, at random; needs data prepared with --flip
     patience: Count  # epochs without a better validation CIDEr before the phase stops
 
 
@@ -68,7 +69,6 @@ class CrossEntropy(_Phase):
     """The first phase: each next word of the reference captions."""
 
     label_smoothing: Share
-    mirror: bool  # show the photo or its mirror image, at random; needs data prepared with --flip
 
 
 class SelfCritical(_Phase):
@@ -78,7 +78,6 @@ class SelfCritical(_Phase):
     # Reference captions trained on beside the samples, and their share of the loss.
     references: Annotated[int, pydantic.Field(ge=0)]
     reference_share: Share
-    mirror: bool
 
 
 class Search(_Section):

@@ -39,7 +39,10 @@ def batches(
         features, places = np.asarray(features), np.asarray(places)
         sampled = np.asarray(sampler.predict_on_batch(features))
         rewards = np.array(
-            [[reward.score(place, caption) for caption in sentences(ids)] for place, ids in zip(places, sampled)]
+            [
+                [reward.score(place, caption) for caption in sentences(ids)]
+                for place, ids in zip(places, sampled, strict=True)
+            ]
         )
         others = (rewards.sum(axis=1, keepdims=True) - rewards) / (phase.samples - 1)
         weights = (1 - phase.reference_share) * (rewards - others)[..., None] * mean_weights(sampled)

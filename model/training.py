@@ -34,11 +34,11 @@ class State:
       best_epoch: the epoch that reached it.
       weights: checkpoint file of the model and the optimizer.
       best_weights: checkpoint file of the best averaged weights of all phases.
-      recipe: the recipe that is trained.
+      recipe: the fields of the recipe that is trained.
     """
 
     phase: str
-    recipe: str
+    recipe: dict[str, Any]
     epoch: int = 0
     best_score: float = float("-inf")
     best_epoch: int = 0
@@ -99,7 +99,9 @@ class Trainer:
         search = BeamSearch(decoder, beam_width=1, max_length=self._recipe.words.max_words)
         with _Log(self._folder / "logs" / state.phase) as log:
             while state.epoch < phase.epochs and state.epoch - state.best_epoch < phase.patience:
-                loss = _run_epoch(decoder, batches(state.epoch), steps, f"{state.phase} {state.epoch + 1}/{phase.epochs}")
+                loss = _run_epoch(
+                    decoder, batches(state.epoch), steps, f"{state.phase} {state.epoch + 1}/{phase.epochs}"
+                )
                 current = decoder.get_weights()
                 decoder.optimizer.finalize_variable_values(decoder.trainable_variables)
                 score, distinct = self._validate(search)
@@ -169,7 +171,7 @@ class Trainer:
 
     def _restore(self) -> State:
         self._folder.mkdir(parents=True, exist_ok=True)
-        recipe = self._recipe.to_yaml()
+        recipe = self._recipe.model_dump()
         try:
             state = State(**json.loads((self._folder / _STATE).read_text(encoding="utf-8")))
         except FileNotFoundError:

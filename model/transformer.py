@@ -128,8 +128,8 @@ class TransformerDecoder(keras.Model):
         seen = ops.arange(self.slots) <= position
         x = self._embed(tokens, position)
         keys, values = [], []
-        for layer, memory, *cache in zip(self.decoder, *state, strict=True):
-            x, key, value = layer.step(x, *cache, here, seen, memory)
+        for layer, memory, old_keys, old_values in zip(self.decoder, *state, strict=True):
+            x, key, value = layer.step(x, old_keys, old_values, here, seen, memory)
             keys.append(key)
             values.append(value)
         return self._logits(x), State(state.memory, tuple(keys), tuple(values))
@@ -153,7 +153,9 @@ class TransformerDecoder(keras.Model):
         return self.memory_norm(x)
 
     def _embed(self, tokens, positions):
-        return self.words(tokens) * math.sqrt(self.width) + self.word_positions(ops.convert_to_tensor(positions, "int32"))
+        return self.words(tokens) * math.sqrt(self.width) + self.word_positions(
+            ops.convert_to_tensor(positions, "int32")
+        )
 
     def _logits(self, x):
         return self.words(self.output_norm(x), reverse=True)

@@ -53,6 +53,10 @@ class Vocabulary:
         """Writes one word a line."""
         path.write_text("".join(f"{word}\n" for word in self.words), encoding="utf-8")
 
+    def written(self) -> tuple[str, ...]:
+        """The words proper, without the specials."""
+        return self.words[len(SPECIALS) :]
+
     def encode(self, tokens: Sequence[str]) -> list[int]:
         """Ids of the tokens; `UNKNOWN` for words that are not in the vocabulary."""
         return [self._ids.get(token, UNKNOWN) for token in tokens]

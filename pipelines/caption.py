@@ -75,6 +75,7 @@ class CaptionArchive(beam.PTransform):
     options: CaptionOptions
 
     def expand(self, pbegin):
+        """Wires the job."""
         options = self.options
         to_list = (
             pbegin
@@ -139,7 +140,7 @@ def row(photo: Photo, result: list[Alternative] | Failure, options: CaptionOptio
     """The output row of one photo: its captions, best first, or why it has none."""
     ref, decoded = photo
     failure = result if isinstance(result, Failure) else None
-    captions = [] if failure else list(result)
+    captions = [] if isinstance(result, Failure) else result
     return CaptionRow(
         photo=ref.photo,
         etag=ref.etag,

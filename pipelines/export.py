@@ -26,6 +26,7 @@ class ExportMissing(beam.PTransform):
     format: str
 
     def expand(self, outputs):
+        """`outputs` holds the one output folder."""
         return (
             outputs
             | "ListMissing" >> beam.FlatMap(missing, self.format)

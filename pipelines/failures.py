@@ -14,29 +14,54 @@ class Stage(enum.StrEnum):
 
 
 class ErrorCode(enum.StrEnum):
-    """What was wrong. `passing` codes may be gone at the next run, which therefore tries again."""
+    """What was wrong."""
 
-    sentence: str
-    passing: bool
+    NOT_FOUND = "not_found"
+    PERMISSION = "permission"
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_LARGE = "too_large"
+    TIMEOUT = "timeout"
+    DECODER_CRASH = "decoder_crash"
+    MODEL_ERROR = "model_error"
 
-    def __new__(cls, value: str, sentence: str, passing: bool):
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        member.passing = passing
-        return member
+    @property
+    def sentence(self) -> str:
+        """What it means."""
+        return _SENTENCES[self]
 
-    NOT_FOUND = "not_found", "The file was listed, but there is nothing to open (a link to nothing, say).", True
-    PERMISSION = "permission", "The store did not allow reading it.", True
-    UNREADABLE = "unreadable", "Opening or reading it failed for another reason.", True
-    EMPTY = "empty", "The file has no bytes.", False
-    NOT_AN_IMAGE = "not_an_image", "The bytes are not those of any photo format, whatever the name says.", False
-    TRUNCATED = "truncated", "The file ends before the photo does.", False
-    CORRUPT = "corrupt", "The file begins like a photo, but can't be decoded.", False
-    TOO_LARGE = "too_large", "The photo has more pixels than the limit.", False
-    TIMEOUT = "timeout", "Decoding it alone took longer than the limit.", True
-    DECODER_CRASH = "decoder_crash", "The decoder's process died on it.", False
-    MODEL_ERROR = "model_error", "The model failed on it.", True
+    @property
+    def passing(self) -> bool:
+        """Whether it may be gone at the next run, which therefore tries the photo again."""
+        return self in _PASSING
+
+
+_SENTENCES = {
+    ErrorCode.NOT_FOUND: "The file was listed, but there is nothing to open (a link to nothing, say).",
+    ErrorCode.PERMISSION: "The store did not allow reading it.",
+    ErrorCode.UNREADABLE: "Opening or reading it failed for another reason.",
+    ErrorCode.EMPTY: "The file has no bytes.",
+    ErrorCode.NOT_AN_IMAGE: "The bytes are not those of any photo format, whatever the name says.",
+    ErrorCode.TRUNCATED: "The file ends before the photo does.",
+    ErrorCode.CORRUPT: "The file begins like a photo, but can't be decoded.",
+    ErrorCode.TOO_LARGE: "The photo has more pixels than the limit.",
+    ErrorCode.TIMEOUT: "Decoding it alone took longer than the limit.",
+    ErrorCode.DECODER_CRASH: "The decoder's process died on it.",
+    ErrorCode.MODEL_ERROR: "The model failed on it.",
+}
+
+_PASSING = frozenset(
+    (
+        ErrorCode.NOT_FOUND,
+        ErrorCode.PERMISSION,
+        ErrorCode.UNREADABLE,
+        ErrorCode.TIMEOUT,
+        ErrorCode.MODEL_ERROR,
+    )
+)
 
 
 class Failure(NamedTuple):

@@ -30,9 +30,7 @@ class PhotoStream:
         return decode_pool.shared().stream(self.shard.photos, size)
 
 
-def infer(
-    photos: Iterable[Photo], model: Callable[[np.ndarray], Sequence[Any]], batch_size: int
-) -> Iterator[tuple[Photo, Any]]:
+def infer(photos: Iterable[Photo], model: Callable[[np.ndarray], Any], batch_size: int) -> Iterator[tuple[Photo, Any]]:
     """Runs a model on the photos that decoded.
 
     Args:
@@ -64,7 +62,7 @@ def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
         yield batch
 
 
-def _run(model: Callable[[np.ndarray], Sequence[Any]], images: list[Any]) -> Sequence[Any]:
+def _run(model: Callable[[np.ndarray], Any], images: list[Any]) -> Any:
     if not images:
         return ()
     try:

@@ -65,6 +65,7 @@ class ReadLedger(beam.PTransform):
     settings: str
 
     def expand(self, outputs):
+        """`outputs` holds the one output folder."""
         return (
             outputs
             | "ListCommitted" >> beam.FlatMap(committed_files, self.run)

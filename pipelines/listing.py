@@ -28,6 +28,8 @@ class ListPhotos(beam.PTransform):
     limit: int | None = None
 
     def expand(self, inputs):
+        """`inputs` are URIs."""
+
         def first(uri: str) -> Iterator[PhotoRef]:
             return itertools.islice(list_photos(uri), self.limit)
 

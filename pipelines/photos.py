@@ -104,7 +104,9 @@ PHOTO_SCHEMA = pa.schema([("photo", pa.string()), ("etag", pa.string()), ("size"
 def caption_table(rows: Iterable[CaptionRow]) -> pa.Table:
     """The rows as an Arrow table of `CAPTION_SCHEMA`."""
     # `vars`, not `dataclasses.asdict`, which would copy every field deeply.
-    records = [{**vars(row), "alternatives": [alternative._asdict() for alternative in row.alternatives]} for row in rows]
+    records = [
+        {**vars(row), "alternatives": [alternative._asdict() for alternative in row.alternatives]} for row in rows
+    ]
     return pa.Table.from_pylist(records, schema=CAPTION_SCHEMA)
 
 

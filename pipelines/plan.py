@@ -10,14 +10,13 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsSingleton
 
 from pipelines import storage
-from pipelines.ledger import Done
 from pipelines.photos import PhotoRef, Shard, photo_table, photos_of
 
 # Fewer shards than this for each worker would leave some of them idle at the end.
@@ -26,7 +25,8 @@ SHARDS_PER_WORKER = 8
 SMALLEST_SHARD = 32
 
 
-class PlannedShard(NamedTuple):
+@dataclasses.dataclass(frozen=True, order=True)
+class PlannedShard:
     """A shard of the plan: its number, how many photos it has, and the file that lists them."""
 
     index: int
@@ -54,7 +54,7 @@ class Plan:
 
     def to_json(self) -> bytes:
         """The plan as `plan.json`."""
-        shards = [shard._asdict() for shard in self.shards]
+        shards = [vars(shard) for shard in self.shards]
         return json.dumps({**vars(self), "shards": shards}, indent=1).encode()
 
     @classmethod
@@ -81,6 +81,7 @@ class PlanShards(beam.PTransform):
     workers: int
 
     def expand(self, inputs):
+        """`inputs` are the listing and the ledger."""
         listed, done = inputs
         new = listed | "SkipDone" >> beam.Filter(lambda ref, done: ref not in done, AsSingleton(done))
         count = new | "CountNew" >> beam.combiners.Count.Globally()

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
+from model.quiet import quiet_imports
 from model.recipe import Encoder
 from pipelines import examples, storage
 from pipelines.failures import Failure
@@ -46,7 +47,8 @@ class PrepareOptions:
     flip: bool = False
 
 
-class PreparedShard(NamedTuple):
+@dataclasses.dataclass(frozen=True, order=True)
+class PreparedShard:
     """What one file of examples holds: how many photos, and which of the shard are not in it."""
 
     index: int
@@ -61,6 +63,7 @@ class PrepareDataset(beam.PTransform):
     options: PrepareOptions
 
     def expand(self, pbegin):
+        """Wires the job."""
         refs = [PhotoRef(storage.join(self.options.images, name), etag="") for name in self.options.photos]
         return (
             pbegin
@@ -81,7 +84,8 @@ class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
 
     def load_model(self) -> Any:
         """The encoder, where features are stored."""
-        from model import encoders
+        with quiet_imports():
+            from model import encoders
 
         return encoders.FeatureExtractor(self._options.encoder) if self._options.store == "features" else None
 
@@ -142,9 +146,7 @@ def write_dataset(shards: Iterable[PreparedShard], options: PrepareOptions) -> N
         "flip": options.flip,
         "image_size": options.encoder.image_size,
         "features": features if options.store == "features" else None,
-        "failures": [
-            {"photo": name, "error": failure.error, "message": failure.message} for name, failure in left_out
-        ],
+        "failures": [{"photo": name, "error": failure.error, "message": failure.message} for name, failure in left_out],
     }
     storage.replace(storage.join(options.output, "schema.pbtxt"), schema.encode())
     storage.replace(storage.join(options.output, DATASET), json.dumps(dataset, indent=2).encode())

@@ -140,7 +140,7 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
 
 def _create_object(uri: str, data: bytes) -> bool:
     from google.api_core import exceptions
-    from google.cloud import storage
+    from google.cloud import storage  # type: ignore[attr-defined]
 
     try:
         blob = storage.Blob.from_uri(uri, client=_storage_client())
@@ -153,7 +153,7 @@ def _create_object(uri: str, data: bytes) -> bool:
 @functools.cache
 def _storage_client():
     from google.auth import credentials
-    from google.cloud import storage
+    from google.cloud import storage  # type: ignore[attr-defined]
 
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         # An emulator knows no accounts, and looking for credentials costs seconds.
