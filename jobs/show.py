@@ -89,6 +89,8 @@ def _latest(files: list[str], only_failed: bool, columns: list[str] | None = Non
       only_failed: leave out the captioned ones.
       columns: what to read; all by default.
     """
+    import pyarrow as pa
+
     from pipelines import report
     from pipelines.photos import FAILED
 
@@ -97,14 +99,14 @@ def _latest(files: list[str], only_failed: bool, columns: list[str] | None = Non
         for photo, time in _times(table):
             newest[photo] = max(time, newest.get(photo, time))
     for table in report.read_tables(files, columns):
-        kept = []
-        for index, (photo, time) in enumerate(_times(table)):
-            if newest.get(photo) == time:
-                kept.append(index)
+        wanted = []
+        for (photo, time), status in zip(_times(table), table["status"].to_pylist(), strict=True):
+            latest = newest.get(photo) == time
+            if latest:
                 # Gone, so that of two rows of the same moment only one counts.
                 del newest[photo]
-        latest = table.take(kept)
-        yield latest.filter([status == FAILED for status in latest["status"].to_pylist()]) if only_failed else latest
+            wanted.append(latest and (status == FAILED or not only_failed))
+        yield table.filter(pa.array(wanted, pa.bool_()))
 
 
 def _times(table: "pa.Table") -> Iterable[tuple[str, int]]:

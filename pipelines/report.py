@@ -332,9 +332,12 @@ def _duration(seconds: float) -> str:
 def _missing(photos: Sequence[str], folder: str) -> str:
     if not photos:
         return ""
+    some = "" if len(photos) < MAX_MISSING else f" The first {len(photos)}:"
     rows = "".join(f"<li>{_name(photo, folder)}</li>" for photo in photos)
-    more = f"; the first {len(photos)} are" if len(photos) == MAX_MISSING else ""
-    return f"<section><h2>Photos without a row</h2><p>Planned, but not in any committed file{more}:</p><ul>{rows}</ul></section>"
+    return (
+        f"<section><h2>Photos without a row</h2><p>They were planned, but no committed file has them.{some}</p>"
+        f"<ul>{rows}</ul></section>"
+    )
 
 
 def _name(photo: str, folder: str) -> str:

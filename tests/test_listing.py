@@ -1,0 +1,64 @@
+import os
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipelines.listing import ListPhotos, list_photos
+
+
+@pytest.fixture
+def archive(tmp_path):
+    for name in ("b.jpg", "a.JPEG", "notes.txt", "sub/c.png", "sub/deep/d.heic", "folder.jpg/e.webp"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path
+
+
+def names(refs, folder):
+    return [os.path.relpath(ref.photo, folder) for ref in refs]
+
+
+def test_a_folder_is_listed_to_its_bottom_in_order(archive):
+    expected = ["a.JPEG", "b.jpg", "folder.jpg/e.webp", "sub/c.png", "sub/deep/d.heic"]
+    assert names(list_photos(str(archive)), archive) == expected
+
+
+def test_a_glob_and_a_single_photo(archive):
+    assert names(list_photos(f"{archive}/*.jpg"), archive) == ["b.jpg"]
+    assert names(list_photos(f"{archive}/**/*.png"), archive) == ["sub/c.png"]
+    assert names(list_photos(f"{archive}/sub/c.png"), archive) == ["sub/c.png"]
+
+
+def test_the_etag_follows_the_bytes(archive):
+    photo = archive / "b.jpg"
+    (before,) = list_photos(str(photo))
+    photo.write_bytes(b"other")
+    os.utime(photo, ns=(0, 12345))
+    (after,) = list_photos(str(photo))
+    assert before.etag != after.etag
+    assert after == list(list_photos(str(photo)))[0]
+    assert after.size == 5
+
+
+def test_links(archive):
+    (archive / "nothing.jpg").symlink_to(archive / "gone.jpg")
+    (archive / "link.jpg").symlink_to(archive / "b.jpg")
+    (archive / "sub" / "loop").symlink_to(archive)
+    listed = names(list_photos(str(archive)), archive)
+    assert listed.count("nothing.jpg") == listed.count("link.jpg") == 1
+    assert len(listed) == 7
+
+
+def test_a_name_that_is_not_utf8_is_listed(archive):
+    with open(os.path.join(str(archive), os.fsdecode(b"caf\xe9.jpg")), "wb"):
+        pass
+    uris = [ref.photo for ref in list_photos(str(archive))]
+    assert any(uri.startswith("file://") and "caf%E9.jpg" in uri for uri in uris)
+
+
+def test_the_transform_stops_at_its_limit(archive):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        listed = pipeline | beam.Create([str(archive)]) | ListPhotos(limit=2) | beam.Map(lambda ref: ref.photo)
+        assert_that(listed, equal_to([f"{archive}/a.JPEG", f"{archive}/b.jpg"]))
