@@ -31,6 +31,7 @@ setuptools.setup(
         "pyarrow>=25,<26",
         "pydantic>=2.10",
         "pyyaml>=6",
+        "rich>=14",
         "tensorboard>=2.20",
         "tensorflow>=2.21,<2.22",
         "tensorflow-metadata>=1.17",

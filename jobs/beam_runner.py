@@ -1,9 +1,11 @@
 """Runs a pipeline with the user's Beam options, and says in a line what the user can mend."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
 from model.errors import UserError
 
@@ -22,9 +24,14 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     unknown = [a for a in arguments if a.startswith("--") and a[2:].split("=")[0].removeprefix("no_") not in known]
     if unknown:
         raise UserError(f"unknown option {unknown[0]}: neither this command nor Beam has it; see --help")
-    standard = options.view_as(StandardOptions)
+    standard: Any = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
         standard.runner = DEFAULT_RUNNER
+    try:
+        create_runner(standard.runner)
+    except (ValueError, ImportError, AttributeError):
+        runners = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
+        raise UserError(f"--runner {standard.runner}: Beam has no such runner; it has {runners}") from None
     return options
 
 

@@ -9,6 +9,8 @@ import datetime
 import importlib.metadata
 import json
 import os
+import shlex
+import shutil
 import sys
 import traceback
 import uuid
@@ -174,11 +176,28 @@ def _print_summary(result: "Report", options: "CaptionOptions") -> None:
         print(f"  {code}: {count}")
     for photo in result.missing:
         print(f"  no row for {photo}", file=sys.stderr)
-    for sample in result.samples[:5]:
-        print(f"  {os.path.basename(sample.photo)}: {sample.caption}")
+    for photo, caption in _some_captions(result):
+        print(f"  {os.path.basename(photo)}: {caption}")
     print(f"table:   {storage.join(options.output, 'captions')}")
     print(f"report:  {storage.join(options.folder, 'report.html')}")
-    print(f"read it: beamscribe show {options.output}")
+    # What was typed may be a path into a virtual environment that is not active.
+    program = "beamscribe" if shutil.which("beamscribe") else os.path.relpath(sys.argv[0])
+    print(f"read it: {program} show {shlex.quote(options.output)}")
+
+
+def _some_captions(result: "Report") -> list[tuple[str, str]]:
+    """Five photos with their captions: of this run, or of earlier ones where it had nothing to do."""
+    from pipelines import rows
+
+    if result.samples:
+        return [(sample.photo, sample.caption) for sample in result.samples[:5]]
+    captions: list[tuple[str, str]] = []
+    for path in reversed(rows.committed_files(result.output)):
+        table = rows.read_table(path, ["photo", "caption"]).drop_null()
+        captions += zip(table["photo"].to_pylist(), table["caption"].to_pylist(), strict=True)
+        if len(captions) >= 5:
+            break
+    return captions[:5]
 
 
 def _count(text: str) -> int:

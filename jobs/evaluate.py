@@ -106,10 +106,16 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
 
 def _captions_of(output: str) -> dict[str, str]:
     """The captions of an output folder, by file name."""
+    from model.errors import UserError
     from pipelines import rows
 
+    files = rows.committed_files(output)
+    if not files:
+        raise UserError(f"--captions-from: {output} holds no captions; give the --output of beamscribe caption")
     return {
-        os.path.basename(row["photo"].rpartition("#")[2] if "#" in row["photo"] else row["photo"]): row["caption"]
-        for row in rows.latest(output, ["caption"])
+        # A photo of a container is `URI#member`.
+        os.path.basename(row["photo"].rpartition("#")[2]): row["caption"]
+        for table in rows.latest(files, ["caption"])
+        for row in table.to_pylist()
         if row["caption"] is not None
     }

@@ -1,16 +1,14 @@
 """Copies of committed shards in other formats. They are derived: anyone may write them again."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipelines import examples, storage
+from pipelines import examples, rows, storage
 
 EXTENSIONS = {"tfrecord": ".tfrecord.gz", "jsonl": ".jsonl"}
 
@@ -37,7 +35,7 @@ class ExportMissing(beam.PTransform):
 
 def missing(output: str, format: str) -> Iterator[tuple[str, str]]:
     """Committed shards without a copy: (committed file, file to write)."""
-    for path in storage.within(output, "captions", "run=*", "shard-*.parquet"):
+    for path in rows.committed_files(output):
         run, name = path.split("/")[-2:]
         copy = storage.join(output, "exports", format, run, name.replace(".parquet", EXTENSIONS[format]))
         if not storage.exists(copy):
@@ -47,7 +45,7 @@ def missing(output: str, format: str) -> Iterator[tuple[str, str]]:
 def export(files: tuple[str, str], format: str) -> str:
     """Writes the copy of one committed shard, as `missing` pairs them, and returns its path."""
     path, copy = files
-    table = pq.read_table(io.BytesIO(storage.read(path)))
+    table = rows.read_table(path)
     storage.replace(copy, tfrecord(table) if format == "tfrecord" else jsonl(table))
     return copy
 

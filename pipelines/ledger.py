@@ -2,14 +2,12 @@
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
-import pyarrow.parquet as pq
 
-from pipelines import storage
+from pipelines import rows
 from pipelines.failures import ErrorCode
 from pipelines.photos import FAILED, PhotoRef
 
@@ -79,14 +77,14 @@ class ReadLedger(beam.PTransform):
 def committed_files(output: str, without_run: str) -> Iterator[str]:
     """The shard files of all runs but one."""
     own = f"run={without_run}"
-    for path in storage.within(output, "captions", "run=*", "shard-*.parquet"):
+    for path in rows.committed_files(output):
         if own not in path.split("/"):
             yield path
 
 
 def digests_of(path: str, model: str, settings: str) -> bytes:
     """The digests of a shard file's rows that need not be done again, 16 bytes each."""
-    table = pq.read_table(io.BytesIO(storage.read(path)), columns=_COLUMNS)
+    table = rows.read_table(path, _COLUMNS)
     return b"".join(
         _digest(row["photo"], row["etag"])
         for row in table.to_pylist()

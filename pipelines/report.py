@@ -1,41 +1,27 @@
 """The account of a run: how many photos became what, counted from the committed rows themselves."""
 
-import base64
 import collections
-import concurrent.futures
 import dataclasses
 import datetime
 import hashlib
 import heapq
-import io
 import itertools
 import json
-import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from PIL import Image
 
-from pipelines import decode_pool, plan, storage
-from pipelines.failures import ErrorCode
-from pipelines.photos import CAPTIONED, FAILED, PhotoRef
+from pipelines import plan, report_page, rows, storage
+from pipelines.photos import CAPTIONED, FAILED
 from pipelines.plan import Plan
 
 MAX_EXAMPLES = 20
 MAX_SAMPLES = 12
 MAX_MISSING = 20
-# Longer side of a thumbnail, pixels.
-THUMBNAIL_SIZE = 240
 
-# Files that are read at once: on a remote store a small file is mostly waiting.
-_READERS = 8
 _COLUMNS = ("photo", "status", "caption", "score", "stage", "error", "message")
-_TEMPLATE = Path(__file__).with_name("report.html")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +116,14 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
     started_at = datetime.datetime.fromisoformat(config["started_at"])
     seconds = max((finished_at - started_at).total_seconds(), 0.0)
 
-    files = committed_files(output, run)
-    rows = {}
+    files = rows.committed_files(output, run)
+    counts = {}
     statuses: collections.Counter[str] = collections.Counter()
     failures: collections.Counter[str] = collections.Counter()
     examples: dict[str, list[Example]] = collections.defaultdict(list)
     samples: list[Sample] = []
-    for path, table in zip(files, read_tables(files, _COLUMNS), strict=True):
-        rows[_shard_index(path)] = table.num_rows
+    for path, table in zip(files, rows.read_tables(files, _COLUMNS), strict=True):
+        counts[_shard_index(path)] = table.num_rows
         statuses.update(table["status"].to_pylist())
         for row in _with_status(table, FAILED, Example):
             failures[row["error"]] += 1
@@ -146,7 +132,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
         captioned = (Sample(**row) for row in _with_status(table, CAPTIONED, Sample))
         samples = heapq.nsmallest(MAX_SAMPLES, itertools.chain(samples, captioned), key=_chance)
 
-    missing = tuple(itertools.islice(_without_row(planned, rows, files), MAX_MISSING))
+    missing = tuple(itertools.islice(_without_row(planned, counts, files), MAX_MISSING))
     written = statuses[CAPTIONED] + statuses[FAILED]
     return Report(
         run=run,
@@ -185,60 +171,13 @@ def write(report: Report, output: str) -> None:
     """
     folder = _folder(output, report.run)
     storage.replace(storage.join(folder, "report.json"), report.to_json())
-    storage.replace(storage.join(folder, "report.html"), html_page(report).encode())
+    storage.replace(storage.join(folder, "report.html"), report_page.render(report).encode())
     if report.balanced:
         storage.replace(storage.join(folder, "_SUCCESS"), b"")
 
 
-def committed_files(output: str, run: str = "*") -> list[str]:
-    """The shard files of a run, or of all runs, sorted by run and shard."""
-    return sorted(storage.within(output, "captions", f"run={run}", "shard-*.parquet"))
-
-
-def read_tables(files: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Reads Parquet files in order, a few ahead, so that any number of them fits in memory.
-
-    Args:
-      files: their paths.
-      columns: what to read of them; all by default.
-    """
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
-        pending: collections.deque[concurrent.futures.Future[pa.Table]] = collections.deque()
-        for path in files:
-            pending.append(readers.submit(_read_table, path, columns))
-            if len(pending) > _READERS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-def html_page(report: Report) -> str:
-    """The report as one page that needs nothing else: no scripts, no files, thumbnails inside."""
-    folder = f"{report.input}/"
-    return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        run=escape(report.run),
-        headline=f"{report.captioned:,} {_photos(report.captioned)} captioned",
-        verdict=_verdict(report),
-        verdict_class="good" if report.balanced else "bad",
-        listed=f"{report.listed:,}",
-        skipped=f"{report.skipped:,}",
-        captioned=f"{report.captioned:,}",
-        failed=f"{report.failed:,}",
-        bar=_bar(report),
-        facts=_facts(report),
-        missing=_missing(report.missing, folder),
-        samples=_samples(report.samples, folder),
-        failures=_failures(report, folder),
-        version=escape(report.version),
-    )
-
-
 def _folder(output: str, run: str) -> str:
     return storage.join(output, "runs", run)
-
-
-def _read_table(path: str, columns: Sequence[str] | None) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read(path)), columns=list(columns) if columns else None)
 
 
 def _shard_index(path: str) -> int:
@@ -264,145 +203,13 @@ def _some_of_each(examples: Mapping[str, Sequence[Example]]) -> tuple[Example, .
     return tuple(sorted(itertools.islice(in_turn, MAX_EXAMPLES), key=lambda example: (example.error, example.photo)))
 
 
-def _without_row(planned: Plan, rows: Mapping[int, int], files: Iterable[str]) -> Iterator[str]:
+def _without_row(planned: Plan, counts: Mapping[int, int], files: Iterable[str]) -> Iterator[str]:
     """The photos of the plan that have no row; opens only the shards whose numbers differ."""
     paths = {_shard_index(path): path for path in files}
     for shard in planned.shards:
-        if rows.get(shard.index) == shard.photos:
+        if counts.get(shard.index) == shard.photos:
             continue
         expected = collections.Counter(ref.photo for ref in plan.read_shard(shard).photos)
         if shard.index in paths:
-            expected -= collections.Counter(_read_table(paths[shard.index], ["photo"])["photo"].to_pylist())
+            expected -= collections.Counter(rows.read_table(paths[shard.index], ["photo"])["photo"].to_pylist())
         yield from expected.elements()
-
-
-def _verdict(report: Report) -> str:
-    if report.balanced:
-        return "Every photo is accounted for."
-    unaccounted = report.listed - report.skipped - report.captioned - report.failed
-    if unaccounted > 0:
-        return f"The numbers do not add up: {unaccounted:,} {_photos(unaccounted)} without a row."
-    if unaccounted < 0:
-        return f"The numbers do not add up: {-unaccounted:,} more rows than photos."
-    return "The numbers add up, but some planned photos have no row, and others have two."
-
-
-def _photos(count: int) -> str:
-    return "photo" if count == 1 else "photos"
-
-
-def _bar(report: Report) -> str:
-    """The shares of what was listed, as segments of a bar; what is unaccounted for stays empty."""
-    if not report.listed:
-        return ""
-    parts = {"skipped": report.skipped, "captioned": report.captioned, "failed": report.failed}
-    return "".join(
-        f'<span class="{name}" style="width:{min(count / report.listed, 1):.4%}"></span>'
-        for name, count in parts.items()
-        if count
-    )
-
-
-def _facts(report: Report) -> str:
-    facts = {
-        "Input": report.input,
-        "Output": report.output,
-        "Model": f"{report.bundle} ({report.fingerprint[:12]})",
-        "Settings": report.settings.replace(",", ", "),
-        "Started": _time(report.started_at),
-        "Finished": _time(report.finished_at),
-        "Runner": report.runner,
-        "Took": f"{_duration(report.seconds)}, {report.photos_per_second:,.1f} photos/s",
-    }
-    return "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
-
-
-def _time(time: datetime.datetime) -> str:
-    return f"{time.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _missing(photos: Sequence[str], folder: str) -> str:
-    if not photos:
-        return ""
-    some = "" if len(photos) < MAX_MISSING else f" The first {len(photos)}:"
-    rows = "".join(f"<li>{_name(photo, folder)}</li>" for photo in photos)
-    return (
-        f"<section><h2>Photos without a row</h2><p>They were planned, but no committed file has them.{some}</p>"
-        f"<ul>{rows}</ul></section>"
-    )
-
-
-def _name(photo: str, folder: str) -> str:
-    """A photo as it is called below the input folder; its whole path as a tooltip."""
-    return f'<span class="photo" title="{escape(photo)}">{escape(photo.removeprefix(folder))}</span>'
-
-
-def _samples(samples: Sequence[Sample], folder: str) -> str:
-    if not samples:
-        return ""
-    thumbnails = _thumbnails([sample.photo for sample in samples])
-    figures = "".join(
-        f"<figure>{_image(thumbnail)}<figcaption><p>{escape(sample.caption)}</p>"
-        f"{_name(sample.photo, folder)}</figcaption></figure>"
-        for sample, thumbnail in zip(samples, thumbnails, strict=True)
-    )
-    return f'<section><h2>Sample captions</h2><div class="samples">{figures}</div></section>'
-
-
-def _thumbnails(photos: Iterable[str]) -> Iterator[Image.Image | None]:
-    """Small upright pictures; None for each photo that can't be read any more."""
-    refs = (PhotoRef(photo, etag="") for photo in photos)
-    # In the pool, so that a photo on which a decoder dies can't take the job with it.
-    # Twice the size: a square of the size itself would have too few pixels for the longer side.
-    for _, decoded in decode_pool.shared().stream(refs, 2 * THUMBNAIL_SIZE):
-        if decoded.pixels is None or not decoded.width or not decoded.height:
-            yield None
-            continue
-        scale = THUMBNAIL_SIZE / max(decoded.width, decoded.height)
-        size = max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
-        yield Image.fromarray(decoded.pixels).resize(size, Image.Resampling.LANCZOS)
-
-
-def _image(thumbnail: Image.Image | None) -> str:
-    """The picture as an element with its data inside. The caption beside it says what it shows."""
-    if thumbnail is None:
-        return ""
-    buffer = io.BytesIO()
-    thumbnail.save(buffer, "JPEG", quality=80, optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/jpeg;base64,{data}" width="{thumbnail.width}" height="{thumbnail.height}" alt="">'
-
-
-def _failures(report: Report, folder: str) -> str:
-    if not report.failures:
-        return ""
-    codes = "".join(
-        f'<tr><th scope="row"><code>{escape(code)}</code></th><td class="number">{count:,}</td>'
-        f"<td>{_explanation(code)}</td></tr>"
-        for code, count in report.failures.items()
-    )
-    examples = "".join(
-        f"<tr><td>{_name(example.photo, folder)}</td><td><code>{escape(example.error)}</code></td>"
-        f"<td>{escape(example.stage)}</td><td>{escape(example.message)}</td></tr>"
-        for example in report.examples
-    )
-    some = "" if len(report.examples) == report.failed else f"{len(report.examples)} of {report.failed:,} failures"
-    return (
-        f'<section><h2>Failures</h2><table class="codes"><tbody>{codes}</tbody></table>'
-        f'<table class="examples"><caption>{some}</caption><thead><tr><th scope="col">Photo</th>'
-        '<th scope="col">Error</th><th scope="col">Stage</th><th scope="col">Message</th></tr></thead>'
-        f"<tbody>{examples}</tbody></table></section>"
-    )
-
-
-def _explanation(code: str) -> str:
-    known = ErrorCode(code)
-    return escape(known.sentence) + (" The next run tries again." if known.passing else "")

@@ -1,37 +1,60 @@
-"""Reads committed rows: the latest of each photo, over all runs."""
+"""Reads committed rows: of one run, or the latest of each photo over all runs."""
 
+import collections
+import concurrent.futures
 import io
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
 
-
-def committed(output: str) -> list[str]:
-    """The committed shard files of all runs, the oldest run first."""
-    return sorted(storage.within(output, "captions", "run=*", "shard-*.parquet"))
+# Files that are read at once: on a remote store a small file is mostly waiting.
+_READERS = 8
 
 
-def read(path: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Some columns of one shard file, a dictionary a row."""
-    return pq.read_table(io.BytesIO(storage.read(path)), columns=list(columns)).to_pylist()
+def committed_files(output: str, run: str = "*") -> list[str]:
+    """The shard files of a run, or of all runs, sorted by run and shard."""
+    return sorted(storage.within(output, "captions", f"run={run}", "shard-*.parquet"))
 
 
-def latest(output: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The latest row of each photo, with the photo and some more columns, in the order of the files.
+def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads one shard file: some columns, or all."""
+    return pq.read_table(io.BytesIO(storage.read(path)), columns=list(columns) if columns else None)
 
-    Holds one time a photo in memory, not the rows.
+
+def read_tables(files: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Reads shard files in order, a few ahead, so that any number of them fits in memory."""
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
+        pending: collections.deque[concurrent.futures.Future[pa.Table]] = collections.deque()
+        for path in files:
+            pending.append(readers.submit(read_table, path, columns))
+            if len(pending) > _READERS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def latest(files: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows that no later row of the same photo replaces, file by file.
+
+    Only the photos' names and times stay in memory.
+
+    Args:
+      files: shard files of any runs.
+      columns: what to read besides `photo` and `written_at`; all by default.
     """
-    files = committed(output)
-    newest: dict[str, Any] = {}
-    for path in files:
-        for row in read(path, ["photo", "written_at"]):
-            if row["photo"] not in newest or row["written_at"] >= newest[row["photo"]]:
-                newest[row["photo"]] = row["written_at"]
-    for path in files:
-        for row in read(path, ["photo", "written_at", *columns]):
-            if newest.get(row["photo"]) == row["written_at"]:
-                del newest[row["photo"]]
-                yield row
+    newest: dict[str, int] = {}
+    for table in read_tables(files, ["photo", "written_at"]):
+        for photo, time in _times(table):
+            newest[photo] = max(time, newest.get(photo, time))
+    for table in read_tables(files, columns and ["photo", "written_at", *columns]):
+        # Taken out once it is found, so that of two rows of the same moment only one counts.
+        wanted = [newest.get(photo) == time and newest.pop(photo) == time for photo, time in _times(table)]
+        yield table.filter(pa.array(wanted, pa.bool_()))
+
+
+def _times(table: pa.Table) -> Iterable[tuple[str, int]]:
+    """Each row's photo and time of writing, microseconds since 1970."""
+    return zip(table["photo"].to_pylist(), table["written_at"].cast("int64").to_pylist(), strict=True)

@@ -52,7 +52,7 @@ def tiny_bundle(tmp_path_factory) -> Path:
 
     keras.utils.set_random_seed(1)
     tiny = recipe.parse(TINY_RECIPE, "tiny")
-    vocabulary = Vocabulary([*SPECIALS, *"a the dog cat man runs sits in grass water".split()])
+    vocabulary = Vocabulary([*SPECIALS, *["a", "the", "dog", "cat", "man", "runs", "sits", "in", "grass", "water"]])
     decoder = decoders.build(tiny, len(vocabulary), encoders.feature_shape(tiny.encoder))
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     with bundle.BundleWriter(folder) as writer:

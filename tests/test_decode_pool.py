@@ -100,7 +100,8 @@ def test_permission_is_told_from_other_errors(pool, monkeypatch):
 def test_the_processes_import_only_the_decoders(pool, tmp_path, make_photo):
     next(pool.stream([PhotoRef(str(make_photo(tmp_path / "a.jpg")), "")], 16))
     heavy = pool._processes.schedule(
-        eval, ("[m for m in ('apache_beam', 'tensorflow', 'keras', 'pyarrow', 'jobs') if m in __import__('sys').modules]",)
+        eval,
+        ("[m for m in ('apache_beam', 'tensorflow', 'keras', 'pyarrow', 'jobs') if m in __import__('sys').modules]",),
     )
     assert heavy.result() == []
 

@@ -1,5 +1,3 @@
-import shutil
-
 import numpy as np
 import pytest
 
@@ -55,9 +53,7 @@ def test_fingerprint_tells_encoders_apart(tmp_path, monkeypatch):
     assert before == encoders.fingerprint(Encoder(**LITE0.model_dump()))
     assert len({before, encoders.fingerprint(other_size), encoders.fingerprint(other_name)}) == 3
 
-    with encoders.WEIGHTS.joinpath("efficientnet_lite0.npz").open("rb") as source:
-        with (tmp_path / "efficientnet_lite0.npz").open("wb") as copy:
-            shutil.copyfileobj(source, copy)
+    (tmp_path / "efficientnet_lite0.npz").write_bytes((encoders.WEIGHTS / "efficientnet_lite0.npz").read_bytes())
     monkeypatch.setattr(encoders, "WEIGHTS", tmp_path)
     assert encoders.fingerprint(LITE0) == before
     with (tmp_path / "efficientnet_lite0.npz").open("r+b") as copy:

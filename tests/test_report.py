@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines import plan, report
+from pipelines import plan, report, report_page
 from pipelines.failures import ErrorCode
 from pipelines.photos import CAPTIONED, FAILED, CaptionRow, PhotoRef, caption_table
 from pipelines.plan import Plan
@@ -173,7 +173,7 @@ def test_sees_a_shard_that_was_not_planned(output, make_run):
     make_run([["/photos/a.jpg"]], {0: [row("/photos/a.jpg")], 1: [row("/photos/b.jpg")]})
     result = collect(output)
     assert not result.balanced
-    assert "1 more rows than photos" in report.html_page(result)
+    assert "1 more rows than photos" in report_page.render(result)
 
 
 def test_names_no_more_than_some_missing_photos(output, make_run):
@@ -203,14 +203,14 @@ def test_a_run_with_nothing_new(output, make_run):
     result = collect(output, seconds=0)
     assert result.balanced
     assert (result.photos_per_second, result.samples, result.failures) == (0, (), {})
-    text = Page(report.html_page(result)).text
+    text = Page(report_page.render(result)).text
     assert "0 photos captioned" in text
     assert "Failures" not in text
 
 
 def test_an_empty_archive(output, make_run):
     make_run([], {})
-    assert "Every photo is accounted for" in report.html_page(collect(output))
+    assert "Every photo is accounted for" in report_page.render(collect(output))
 
 
 def test_page_escapes_all_that_comes_from_outside(output, make_run):
@@ -219,7 +219,7 @@ def test_page_escapes_all_that_comes_from_outside(output, make_run):
         [photos[:2], photos[2:]],
         {0: [row(photos[0], caption=HOSTILE), row(photos[1], error="corrupt", message=HOSTILE)]},
     )
-    page = Page(report.html_page(collect(output)))
+    page = Page(report_page.render(collect(output)))
     # As two captioned or failed photos, a missing one, a caption and a message.
     assert page.text.count(HOSTILE) == 5
     assert "script" not in page.tags
@@ -227,7 +227,7 @@ def test_page_escapes_all_that_comes_from_outside(output, make_run):
 
 def test_page_needs_nothing_else(output, make_run):
     make_run([["/photos/a.jpg"]], {0: [row("/photos/a.jpg", error="empty")]})
-    page = report.html_page(collect(output))
+    page = report_page.render(collect(output))
     assert not re.search(r"https?://|\bsrc=\"(?!data:)|@import|url\(", page)
     assert "prefers-color-scheme" in page
 
@@ -235,7 +235,7 @@ def test_page_needs_nothing_else(output, make_run):
 def test_page_explains_every_error_code(output, make_run):
     photos = {f"/photos/{code}.jpg": code.value for code in ErrorCode}
     make_run([list(photos)], {0: [row(photo, error=code) for photo, code in photos.items()]})
-    text = Page(report.html_page(collect(output))).text
+    text = Page(report_page.render(collect(output))).text
     assert all(code.sentence in text for code in ErrorCode)
 
 
@@ -249,7 +249,7 @@ def test_thumbnails_are_small_upright_and_in_proportion(tmp_path, output, make_r
     gone = str(tmp_path / "gone.jpg")
     make_run([[gone, str(path)]], {0: [row(gone, "what is gone"), row(str(path))]})
 
-    page = report.html_page(collect(output))
+    page = report_page.render(collect(output))
     assert "what is gone" in page
     (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     with Image.open(io.BytesIO(base64.b64decode(data))) as thumbnail:

@@ -3,8 +3,8 @@
 import pathlib
 import re
 
-from PIL import Image
 import pytest
+from PIL import Image
 
 SAMPLES = pathlib.Path(__file__).resolve().parent.parent / "samples"
 ORIENTATION = 0x0112

@@ -92,7 +92,7 @@ def test_a_beam_as_wide_as_all_captions_ranks_them_as_listing_them_does(tables):
 def test_a_narrower_beam_finds_the_best_that_it_keeps(tables):
     """The same search in plain Python: at each step the most probable ones, ended or not."""
     width = 3
-    ids, scores = map(np.asarray, search.beam_search(TableDecoder(tables), photos(0, 1, 2, 3), width, LENGTH))
+    ids, means = map(np.asarray, search.beam_search(TableDecoder(tables), photos(0, 1, 2, 3), width, LENGTH))
     for photo, table in enumerate(tables):
         beams = [((), 0.0)]
         for position in range(LENGTH + 1):
@@ -102,12 +102,13 @@ def test_a_narrower_beam_finds_the_best_that_it_keeps(tables):
                     longer.append((words, total))
                     continue
                 before, last = (PAD, START, *words)[-2:]
-                for word in [END] if position == LENGTH else [END, *WORDS]:
-                    longer.append(((*words, word), total + log_softmax(table[before, last])[word]))
+                scores = log_softmax(table[before, last])
+                allowed = [END] if position == LENGTH else [END, *WORDS]
+                longer += [((*words, word), total + scores[word]) for word in allowed]
             beams = sorted(longer, key=lambda beam: -beam[1])[:width]
         beams.sort(key=lambda beam: -beam[1] / len(beam[0]) ** 0.7)
         assert texts(ids[photo]) == [words for words, _ in beams]
-        np.testing.assert_allclose(scores[photo], [total / len(words) for words, total in beams], rtol=1e-4)
+        np.testing.assert_allclose(means[photo], [total / len(words) for words, total in beams], rtol=1e-4)
 
 
 def test_a_beam_of_one_takes_the_likeliest_word_each_time(tables):

@@ -2,13 +2,15 @@ import csv
 import datetime
 import io
 import json
+import os
+import pty
 import subprocess
 import sys
 
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli, show
+from jobs import cli
 from pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, caption_table
 
 FIRST = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -129,16 +131,19 @@ def test_names_can_not_command_the_terminal(commit, shown):
     assert shown().splitlines()[3:] == ["\ufffd[31ma\ufffdb.jpg  a \ufffddog"]
 
 
-def test_fits_a_narrow_terminal():
-    cells = [
-        ("folder/a-photo-with-a-long-name.jpg", "a dog runs through the tall grass"),
-        ("写真の長い名前.jpg", "a cat"),
-    ]
-    assert list(show._lines(cells, 44)) == [
-        "folder/a-…g-name.jpg  a dog runs through the",
-        "                      tall grass",
-        "写真の長い名前.jpg    a cat",
-    ]
+def test_fits_a_narrow_terminal(commit, tmp_path):
+    commit(
+        "1", row("/p/folder/a-photo-with-a-long-name.jpg", "a dog runs through the tall grass"), row("/p/b.jpg", "x")
+    )
+    arguments = [sys.executable, "-m", "jobs.cli", "show", str(tmp_path)]
+    main, terminal = pty.openpty()
+    with subprocess.Popen(arguments, stdout=terminal, env={**os.environ, "COLUMNS": "40", "TERM": "xterm"}) as process:
+        process.wait(timeout=60)
+    os.close(terminal)
+    text = os.read(main, 100_000).decode()
+    os.close(main)
+    assert "grass" in text and "tall" in text
+    assert all(len(line) <= 40 for line in text.splitlines() if not line.startswith("in "))
 
 
 def test_folders_that_hold_no_captions(tmp_path, capsys):

@@ -102,7 +102,9 @@ def test_reordered_beams_go_on_from_their_parents(decoder, features, tokens):
     state = decoder.reorder(state, parents)
     logits, _ = decoder.step(tokens[:, :, 3], 3, state)
 
-    spliced = np.concatenate([np.take_along_axis(tokens, parents[..., None], axis=1)[..., :3], tokens[..., 3:]], axis=-1)
+    spliced = np.concatenate(
+        [np.take_along_axis(tokens, parents[..., None], axis=1)[..., :3], tokens[..., 3:]], axis=-1
+    )
     expected = np.asarray(decoder((features, spliced)))[:, :, 3]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert np.abs(expected - np.asarray(decoder((features, tokens)))[:, :, 3]).max(axis=-1).min() > 1e-3

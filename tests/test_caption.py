@@ -1,0 +1,264 @@
+"""The caption job as a user runs it, with a tiny model, on Beam's direct runner."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow.dataset as ds
+import pytest
+from PIL import Image
+
+from jobs import cli
+from model import bundle
+from pipelines import caption, plan
+from pipelines.caption import CaptionArchive, CaptionOptions
+from pipelines.photos import CAPTION_SCHEMA
+
+
+@pytest.fixture
+def archive(tmp_path, make_photo) -> Path:
+    folder = tmp_path / "photos"
+    for index in range(40):
+        make_photo(folder / f"{index:03d}.jpg", width=50 + index)
+    make_photo(
+        folder / "sub" / "rotated.jpg",
+        60,
+        20,
+        exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
+    )
+    return folder
+
+
+def captioned(archive: Path, output: Path, bundle: Path, *options: str) -> int:
+    return cli.main(["caption", "--input", str(archive), "--output", str(output), "--bundle", str(bundle), *options])
+
+
+def rows_of(output: Path, run: str = "*") -> list[dict]:
+    files = sorted(map(str, output.glob(f"captions/run={run}/shard-*.parquet")))
+    return ds.dataset(files).to_table().to_pylist() if files else []
+
+
+def runs_of(output: Path) -> list[str]:
+    return sorted(os.listdir(output / "runs"), key=lambda run: (output / "runs" / run).stat().st_ctime)
+
+
+def report_of(output: Path, run: str) -> dict:
+    return json.loads((output / "runs" / run / "report.json").read_text())
+
+
+def break_some(archive: Path) -> dict[str, str]:
+    """Mixes broken files in; returns the code that each must get."""
+    good = (archive / "000.jpg").read_bytes()
+    (archive / "empty.jpg").write_bytes(b"")
+    (archive / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (archive / "text.jpg").write_text("not a photo")
+    (archive / "nothing.jpg").symlink_to(archive / "gone")
+    (archive / "folder.jpg").mkdir()
+    os.mkfifo(archive / "pipe.jpg")
+    return {
+        "empty.jpg": "empty",
+        "cut.jpg": "truncated",
+        "text.jpg": "not_an_image",
+        "nothing.jpg": "not_found",
+        "pipe.jpg": "unreadable",
+    }
+
+
+def test_every_photo_is_one_row(archive, tmp_path, tiny_bundle, capsys):
+    broken = break_some(archive)
+    output = tmp_path / "out"
+    assert captioned(archive, output, tiny_bundle, "--shard-size", "8", "--alternatives", "1") == 0
+
+    rows = {os.path.relpath(row["photo"], archive): row for row in rows_of(output)}
+    assert len(rows) == len(rows_of(output)) == 41 + len(broken)
+    assert {name: row["error"] for name, row in rows.items() if row["status"] == "failed"} == broken
+    good = rows["sub/rotated.jpg"]
+    assert (good["width"], good["height"]) == (20, 60)
+    assert good["status"] == "captioned" and good["caption"] and good["score"] < 0
+    assert len(good["alternatives"]) == 1 and good["error"] is None
+    assert good["model"] == bundle.describe(tiny_bundle).fingerprint
+    for name in broken:
+        assert rows[name]["caption"] is None and rows[name]["message"] and rows[name]["stage"] in ("read", "decode")
+
+    (run,) = runs_of(output)
+    report = report_of(output, run)
+    assert (report["listed"], report["skipped"], report["captioned"], report["failed"]) == (46, 0, 41, 5)
+    assert (output / "runs" / run / "_SUCCESS").exists()
+    assert "listed 46 = skipped 0 + captioned 41 + failed 5" in capsys.readouterr().out
+    files = list((output / "captions" / f"run={run}").iterdir())
+    assert len(files) > 1 and all(ds.dataset(str(file)).schema.equals(CAPTION_SCHEMA) for file in files)
+
+
+def test_captions_are_those_of_the_model(archive, tmp_path, tiny_bundle):
+    from pipelines import decoding
+
+    captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "7")
+    model = bundle.CaptionModel(tiny_bundle)
+    settings = bundle.describe(tiny_bundle).settings
+    for row in rows_of(tmp_path / "out")[:10]:
+        pixels = decoding.decode(Path(row["photo"]).read_bytes(), model.image_size).pixels
+        captions, scores = model.caption(pixels[None], settings)
+        assert row["caption"] == captions[0, 0]
+        assert row["score"] == pytest.approx(scores[0, 0], abs=1e-4)
+
+
+def test_a_second_run_does_only_what_is_new_changed_or_may_have_passed(archive, tmp_path, tiny_bundle, make_photo):
+    break_some(archive)
+    output = tmp_path / "out"
+    captioned(archive, output, tiny_bundle)
+    make_photo(archive / "new.jpg")
+    make_photo(archive / "000.jpg", width=99)
+    captioned(archive, output, tiny_bundle)
+    _, second = runs_of(output)
+    redone = {os.path.basename(row["photo"]) for row in rows_of(output, second)}
+    assert redone == {"new.jpg", "000.jpg", "nothing.jpg", "pipe.jpg"}
+    report = report_of(output, second)
+    assert (report["listed"], report["skipped"], report["captioned"], report["failed"]) == (47, 43, 2, 2)
+
+
+def test_other_settings_are_another_caption(archive, tmp_path, tiny_bundle):
+    output = tmp_path / "out"
+    captioned(archive, output, tiny_bundle, "--limit", "3")
+    captioned(archive, output, tiny_bundle, "--limit", "3", "--max-length", "2")
+    _, second = runs_of(output)
+    assert len(rows_of(output, second)) == 3
+    assert all(len(row["caption"].split()) <= 2 for row in rows_of(output, second))
+    assert report_of(output, second)["listed"] == 3
+
+
+def test_a_committed_shard_is_not_read_again(archive, tmp_path, tiny_bundle, monkeypatch):
+    """An engine that runs the whole job again finds the plan and the commits, and leaves them alone."""
+    model = bundle.describe(tiny_bundle)
+    options = CaptionOptions(
+        input=str(archive),
+        output=str(tmp_path / "out"),
+        run="run",
+        bundle=str(tiny_bundle),
+        model=model.fingerprint,
+        settings=model.settings,
+        shard_size=8,
+    )
+
+    def attempt():
+        with beam.Pipeline(runner="FnApiRunner") as pipeline:
+            _ = pipeline | CaptionArchive(options)
+
+    attempt()
+    files = sorted((tmp_path / "out" / "captions").rglob("*.parquet"))
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+    lost = files[0]
+    lost.unlink()
+    (planned,) = [s for s in plan.read(options.folder).shards if s.index == int(lost.stem.removeprefix("shard-"))]
+    expected = {ref.photo for ref in plan.read_shard(planned).photos}
+    # Only the lost shard's photos are still there to be read.
+    for photo in archive.rglob("*.jpg"):
+        if str(photo) not in expected:
+            photo.unlink()
+    attempt()
+    assert {row["photo"] for row in ds.dataset(str(lost)).to_table().to_pylist()} == expected
+    assert all(row["status"] == "captioned" for row in ds.dataset(str(lost)).to_table().to_pylist())
+    for file in files[1:]:
+        assert (file.stat().st_mtime_ns, file.read_bytes()) == before[file]
+
+
+def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle):
+    import tensorflow as tf
+
+    output = tmp_path / "out"
+    (archive / "empty.jpg").write_bytes(b"")
+    captioned(archive, output, tiny_bundle, "--limit", "5", "--alternatives", "1")
+    captioned(archive, output, tiny_bundle, "--alternatives", "1", "--export", "jsonl")
+    captioned(archive, output, tiny_bundle, "--alternatives", "1", "--export", "tfrecord")
+    rows = {row["photo"]: row for row in rows_of(output)}
+    lines = [json.loads(line) for file in output.glob("exports/jsonl/run=*/*.jsonl") for line in file.open()]
+    assert {line["photo"]: line["caption"] for line in lines} == {photo: row["caption"] for photo, row in rows.items()}
+    files = [str(file) for file in output.glob("exports/tfrecord/run=*/*.tfrecord.gz")]
+    examples = [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(files, "GZIP")]
+    assert len(examples) == len(lines) == len(rows) == 42
+    for example in examples:
+        features = example.features.feature
+        row = rows[features["photo"].bytes_list.value[0].decode()]
+        assert [v.decode() for v in features["caption"].bytes_list.value] == (
+            [row["caption"]] if row["caption"] else []
+        )
+        others = [v.decode() for v in features["alternatives/caption"].bytes_list.value]
+        assert others == [other["caption"] for other in row["alternatives"]]
+
+
+def test_a_photo_that_the_model_fails_on_costs_no_other(archive, tmp_path, tiny_bundle, monkeypatch):
+    real = bundle.CaptionModel.caption
+
+    def fragile(self, images, settings):
+        if any(image.mean() > 250 for image in images):
+            raise ValueError("too bright")
+        return real(self, images, settings)
+
+    Image.new("RGB", (30, 30), "white").save(archive / "white.png")
+    monkeypatch.setattr(bundle.CaptionModel, "caption", fragile)
+    captioned(archive, tmp_path / "out", tiny_bundle)
+    failed = [row for row in rows_of(tmp_path / "out") if row["status"] == "failed"]
+    assert [(Path(r["photo"]).name, r["stage"], r["error"], r["message"]) for r in failed] == [
+        ("white.png", "caption", "model_error", "too bright")
+    ]
+    assert len(rows_of(tmp_path / "out")) == 42
+
+
+def test_two_worker_processes_caption_the_same(archive, tmp_path, tiny_bundle):
+    captioned(archive, tmp_path / "one", tiny_bundle, "--shard-size", "8")
+    command = [sys.executable, "-m", "jobs.cli", "caption", "--input", archive, "--output", tmp_path / "two"]
+    options = ["--bundle", tiny_bundle, "--direct_num_workers", "2", "--direct_running_mode", "multi_processing"]
+    subprocess.run([*map(str, command), *map(str, options)], check=True, timeout=300)
+    one, two = ({r["photo"]: r["caption"] for r in rows_of(tmp_path / name)} for name in ("one", "two"))
+    assert one == two and len(one) == 41
+
+
+def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys):
+    real = caption.row
+    monkeypatch.setattr(caption, "commit", lambda result, options: "lost" if result.index == 0 else real)
+    assert captioned(archive, tmp_path / "out", tiny_bundle, "--limit", "2") == 1
+    assert "000.jpg" in capsys.readouterr().err
+    (run,) = runs_of(tmp_path / "out")
+    assert not (tmp_path / "out" / "runs" / run / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--input", "/no/such/folder"], "--input: there is no /no/such/folder"),
+        (["--bundle", "/no/bundle"], "/no/bundle is not a model bundle"),
+        (["--max-length", "99"], "the model"),
+        (["--alternatives", "2"], "raise --beam-width"),
+        (["--beam-widht", "3"], "unknown option --beam-widht"),
+        (["--runner", "NoRunner"], "NoRunner"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(archive, tmp_path, tiny_bundle, capfd, options, complaint):
+    # A later option wins over an earlier one.
+    assert captioned(archive, tmp_path / "out", tiny_bundle, *options) == 1
+    error = capfd.readouterr().err
+    assert complaint in error and error.count("\n") == 1 and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_line(archive, tmp_path, tiny_bundle, capfd):
+    (tmp_path / "file").write_text("")
+    assert captioned(archive, tmp_path / "file", tiny_bundle) == 1
+    assert captioned(archive, tmp_path / "file" / "below", tiny_bundle) == 1
+    assert captioned(archive, Path("/proc/none"), tiny_bundle) == 1
+    error = capfd.readouterr().err
+    assert error.count("\n") == error.count("--output:") == 3
+
+
+def test_a_changed_bundle_is_refused(archive, tmp_path, tiny_bundle, capfd):
+    damaged = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, damaged)
+    weights = next(damaged.rglob("variables.data*"))
+    data = bytearray(weights.read_bytes())
+    data[1000] ^= 1
+    weights.write_bytes(data)
+    assert captioned(archive, tmp_path / "out", damaged) == 1
+    assert "is damaged" in capfd.readouterr().err

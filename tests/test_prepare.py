@@ -1,0 +1,97 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from jobs import cli
+from model import encoders, recipe
+from pipelines import decoding
+from tests.conftest import TINY_RECIPE
+
+
+@pytest.fixture
+def photos(tmp_path, make_photo):
+    """Photos, captions and a split in the formats of Flickr8k, and a recipe."""
+    for index in range(5):
+        make_photo(tmp_path / "images" / f"{index}.jpg")
+    captions = "".join(f'{i}.jpg,A dog number {i} .\n{i}.jpg,"Dogs, say {i}"\n' for i in range(5))
+    (tmp_path / "captions.txt").write_text(f"image,caption\n{captions}")
+    (tmp_path / "split.txt").write_text("3.jpg\n0.jpg\n4.jpg\n")
+    (tmp_path / "tiny.yaml").write_text(TINY_RECIPE)
+    return tmp_path
+
+
+def prepared(folder, *options):
+    arguments = {"recipe": "tiny.yaml", "images": "images", "captions": "captions.txt", "split": "split.txt"}
+    named = [part for name, value in arguments.items() for part in (f"--{name}", str(folder / value))]
+    return cli.main(["prepare", *named, "--output", str(folder / "data"), *options])
+
+
+def examples_in(folder):
+    files = sorted(map(str, folder.glob("data/examples-*.tfrecord.gz")))
+    return [
+        tf.train.Example.FromString(record.numpy()).features.feature
+        for record in tf.data.TFRecordDataset(files, "GZIP")
+    ]
+
+
+def test_one_example_a_photo_of_the_split(photos):
+    assert prepared(photos, "--flip") == 0
+    examples = examples_in(photos)
+    assert [e["photo"].bytes_list.value[0] for e in examples] == [b"3.jpg", b"0.jpg", b"4.jpg"]
+    assert list(examples[0]["captions"].bytes_list.value) == [b"A dog number 3 .", b"Dogs, say 3"]
+
+    encoder = recipe.load(str(photos / "tiny.yaml")).encoder
+    pixels = decoding.decode((photos / "images" / "3.jpg").read_bytes(), 64).pixels
+    model = encoders.FeatureExtractor(encoder)
+    for name, view in (("features", pixels), ("features_flipped", pixels[:, ::-1])):
+        stored = np.frombuffer(examples[0][name].bytes_list.value[0], "<f2").reshape(2, 2, 1280)
+        np.testing.assert_allclose(stored, model(view[None])[0], rtol=2e-2, atol=2e-3)
+
+    dataset = json.loads((photos / "data" / "dataset.json").read_text())
+    assert (dataset["photos"], dataset["captions"], dataset["store"], dataset["flip"]) == (3, 6, "features", True)
+    assert dataset["features"] == {
+        "shape": [2, 2, 1280],
+        "dtype": "<f2",
+        "encoder": "efficientnet_lite0",
+        "fingerprint": encoders.fingerprint(encoder),
+    }
+    assert 'name: "features_flipped"' in (photos / "data" / "schema.pbtxt").read_text()
+
+
+def test_images_are_stored_byte_for_byte(photos):
+    assert prepared(photos, "--store", "images") == 0
+    (example, *_) = examples_in(photos)
+    assert example["image"].bytes_list.value[0] == (photos / "images" / "3.jpg").read_bytes()
+    assert "features" not in example
+
+
+def test_a_broken_photo_is_left_out_and_told(photos, capsys):
+    (photos / "images" / "0.jpg").write_bytes(b"")
+    (photos / "images" / "4.jpg").unlink()
+    assert prepared(photos) == 0
+    assert len(examples_in(photos)) == 1
+    dataset = json.loads((photos / "data" / "dataset.json").read_text())
+    assert {f["photo"]: f["error"] for f in dataset["failures"]} == {"0.jpg": "empty", "4.jpg": "not_found"}
+    assert (dataset["photos"], dataset["captions"]) == (1, 2)
+    assert "0.jpg: empty" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_clear_line(photos, capfd):
+    (photos / "more.txt").write_text("9.jpg\n")
+    cases = {
+        ("--recipe", "nope"): "no recipe 'nope'",
+        ("--images", "/no/where"): "no folder /no/where",
+        ("--captions", "/no/where"): "/no/where",
+        ("--split", str(photos / "more.txt")): "9.jpg",
+    }
+    for options, complaint in cases.items():
+        assert prepared(photos, *options) == 1
+        error = capfd.readouterr().err
+        assert complaint in error and error.count("\n") == 1
+    Image.new("RGB", (9, 9)).save(photos / "images" / "9.jpg")
+    assert prepared(photos) == 0
+    assert prepared(photos) == 1
+    assert "holds a dataset already" in capfd.readouterr().err
