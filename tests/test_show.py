@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -140,7 +141,7 @@ def test_fits_a_narrow_terminal(commit, tmp_path):
     with subprocess.Popen(arguments, stdout=terminal, env={**os.environ, "COLUMNS": "40", "TERM": "xterm"}) as process:
         process.wait(timeout=60)
     os.close(terminal)
-    text = os.read(main, 100_000).decode()
+    text = re.sub("\x1b\\[[0-9;]*m", "", os.read(main, 100_000).decode())
     os.close(main)
     assert "grass" in text and "tall" in text
     assert all(len(line) <= 40 for line in text.splitlines() if not line.startswith("in "))
