@@ -5,7 +5,7 @@ INPUT ?= samples
 OUTPUT ?= captions
 BIN := .venv/bin
 
-.PHONY: run-local test lint setup constraints clean
+.PHONY: run-local test lint setup constraints bundle clean
 
 run-local: setup
 	@$(BIN)/beamscribe caption --input "$(INPUT)" --output "$(OUTPUT)"
@@ -33,6 +33,25 @@ constraints:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip compile --quiet --universal --no-emit-package setuptools --python-version 3.11 \
 		--all-extras --upgrade --output-file constraints.txt setup.py
+
+# Makes the bundled model again from a folder with Flickr8k: its images, captions.txt and the official splits.
+FLICKR8K ?= flickr8k
+PHOTOS := --images "$(FLICKR8K)/images" --captions "$(FLICKR8K)/captions.txt"
+
+bundle: data/bundle
+	@$(BIN)/beamscribe evaluate --bundle data/bundle $(PHOTOS) --split "$(FLICKR8K)/Flickr_8k.devImages.txt" \
+		--train-split "$(FLICKR8K)/Flickr_8k.trainImages.txt"
+
+data/bundle: data/train/dataset.json data/dev/dataset.json
+	@$(BIN)/beamscribe train --recipe transformer --data data/train --validation data/dev --output $@
+
+data/train/dataset.json: | setup
+	@$(BIN)/beamscribe prepare --recipe transformer $(PHOTOS) --flip --output data/train \
+		--split "$(FLICKR8K)/Flickr_8k.trainImages.txt"
+
+data/dev/dataset.json: | setup
+	@$(BIN)/beamscribe prepare --recipe transformer $(PHOTOS) --output data/dev \
+		--split "$(FLICKR8K)/Flickr_8k.devImages.txt"
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -54,7 +54,8 @@ def main() -> None:
     model = (before + after) / 2
     print(f"{photos} photos, {psutil.cpu_count()} processors")
     print(
-        f"speed   pipeline {speed:.1f} photos/s, bare model {model:.1f} ({before:.1f}, {after:.1f})  ratio {speed / model:.3f}"
+        f"speed   pipeline {speed:.1f} photos/s, bare model {model:.1f} "
+        f"({before:.1f} before, {after:.1f} after)  ratio {speed / model:.3f}"
     )
     print(f"memory  {memory:.0f} MB with all, {little:.0f} MB with {photos // 10} photos  ratio {memory / little:.3f}")
     for name, milliseconds in _output([*measure, "--only", "parts"]).items():
@@ -149,9 +150,8 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
     captions = [[Alternative(str(text), 0.0) for text in beams] for batch, _ in found["captions"] for beams in batch]
     with tempfile.TemporaryDirectory() as output:
         options = job.CaptionOptions("", output, "run", str(folder), description.fingerprint, settings)
-        photos = [
-            Photo(PhotoRef(str(path), "etag"), decoded) for path, decoded in zip(paths, found["decoded"], strict=True)
-        ]
+        refs = [PhotoRef(str(path), "etag") for path in paths]
+        photos = [Photo(ref, decoded) for ref, decoded in zip(refs, found["decoded"], strict=True)]
         good = [photo for photo in photos if photo.decoded.pixels is not None]
 
         def write() -> None:
