@@ -40,6 +40,15 @@ setuptools.setup(
     ],
     extras_require={
         "evaluate": ["pycocoevalcap>=1.2"],
-        "dev": ["mypy", "psutil", "pytest", "ruff", "types-PyYAML", "types-psutil", "types-tqdm"],
+        "dev": [
+            "gcp-storage-emulator",
+            "mypy",
+            "psutil",
+            "pytest",
+            "ruff",
+            "types-PyYAML",
+            "types-psutil",
+            "types-tqdm",
+        ],
     },
 )

@@ -56,9 +56,20 @@ def read(uri: str) -> bytes:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             return file.read()
-    # By name alone a photo called `x.gz` would be unpacked.
-    with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        return file.read()
+    try:
+        # By name alone a photo called `x.gz` would be unpacked.
+        with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            return file.read()
+    except Exception as error:
+        raise _as_os_error(error, uri) from error
+
+
+def _as_os_error(error: Exception, uri: str) -> OSError:
+    """What a local file would have raised: each store has exceptions of its own, with an HTTP status in them."""
+    kind = {404: FileNotFoundError, 401: PermissionError, 403: PermissionError}.get(
+        getattr(error, "code", None), OSError
+    )
+    return error if isinstance(error, OSError) else kind(f"{uri}: {' '.join(str(error).split())}")
 
 
 def exists(uri: str) -> bool:
