@@ -137,12 +137,15 @@ class TransformerDecoder(keras.Model):
     @staticmethod
     def reorder(state: State, parents) -> State:
         """Makes beam `i` of each photo go on from beam `parents[:, i]`; `parents` is `[batch, beams]`, int32."""
-        index = ops.reshape(parents, (*ops.shape(parents), 1, 1, 1))
-        return State(
-            state.memory,
-            tuple(ops.take_along_axis(key, index, axis=1) for key in state.keys),
-            tuple(ops.take_along_axis(value, index, axis=1) for value in state.values),
-        )
+        batch, beams = ops.shape(parents)
+        rows = ops.reshape(ops.arange(batch)[:, None] * beams + parents, (-1,))
+
+        def reorder(cache):
+            # Whole rows at a time: `take_along_axis` would look every number up.
+            shape = ops.shape(cache)
+            return ops.reshape(ops.take(ops.reshape(cache, (batch * beams, -1)), rows, axis=0), shape)
+
+        return State(state.memory, tuple(map(reorder, state.keys)), tuple(map(reorder, state.values)))
 
     def _encode(self, features, training):
         x = ops.reshape(ops.cast(features, "float32"), (-1, self.cells, self.grid[2]))
