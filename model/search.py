@@ -34,7 +34,7 @@ def beam_search(decoder, features, beam_width, max_length):
 
     def advance(position, last, ids, totals, keys, values):
         logits, state = decoder.step(last, position, initial._replace(keys=keys, values=values))
-        log_probabilities = _writable(ops.log_softmax(logits), position == max_length)
+        log_probabilities = _writable(ops.log_softmax(logits), position, max_length)
         log_probabilities = ops.where(_ended(last)[..., None], padding, log_probabilities)
         candidates = ops.reshape(totals[..., None] + log_probabilities, (batch, beam_width * decoder.vocabulary_size))
         totals, chosen = ops.top_k(candidates, beam_width)
@@ -77,7 +77,7 @@ def sample(decoder, features, captions: int, max_length: int, noise):
 
     def advance(position, last, ids, keys, values):
         logits, state = decoder.step(last, position, initial._replace(keys=keys, values=values))
-        drawn = ops.argmax(_writable(logits, position == max_length) + ops.take(noise, position, axis=0), axis=-1)
+        drawn = ops.argmax(_writable(logits, position, max_length) + ops.take(noise, position, axis=0), axis=-1)
         last = ops.where(_ended(last), PAD, ops.cast(drawn, "int32"))
         return position + 1, last, _write(ids, last, position), state.keys, state.values
 
@@ -92,11 +92,12 @@ def _ended(last):
     return (last == END) | (last == PAD)
 
 
-def _writable(scores, at_end):
-    """Rules out what is no word, and at the last position all but `END`."""
+def _writable(scores, position, max_length):
+    """Rules out what is no word, `END` as the first, and all but `END` after the longest caption."""
     vocabulary = np.arange(scores.shape[-1])
-    unwritable = np.isin(vocabulary, (PAD, START, UNKNOWN))
-    return ops.where(unwritable | (at_end & (vocabulary != END)), IMPOSSIBLE, scores)
+    no_word = np.isin(vocabulary, (PAD, START, UNKNOWN))
+    out_of_place = ((position == 0) & (vocabulary == END)) | ((position == max_length) & (vocabulary != END))
+    return ops.where(no_word | out_of_place, IMPOSSIBLE, scores)
 
 
 def _write(ids, last, position):

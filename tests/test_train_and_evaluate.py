@@ -1,0 +1,143 @@
+"""From photos and captions to a bundle and its figures, by the commands that a user gives."""
+
+import json
+
+import pytest
+
+from jobs import cli
+from model import bundle, evaluation, recipe
+from tests.conftest import TINY_RECIPE
+
+CAPTIONS = ["A dog runs in the grass .", "A man sits by the water .", "Two dogs play .", "A boy jumps into a lake ."]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with photos, captions, splits, prepared data and a bundle that was trained on it."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("flickr")
+    (folder / "images").mkdir()
+    lines = ["image,caption"]
+    for index in range(12):
+        Image.new("RGB", (40, 30), (20 * index, 90, 255 - 20 * index)).save(folder / "images" / f"{index}.jpg")
+        lines += [f"{index}.jpg,{CAPTIONS[index % 4]}", f"{index}.jpg,{CAPTIONS[(index + 1) % 4]}"]
+    (folder / "captions.txt").write_text("\n".join(lines) + "\n")
+    (folder / "train.txt").write_text("\n".join(f"{i}.jpg" for i in range(8)))
+    (folder / "dev.txt").write_text("\n".join(f"{i}.jpg" for i in range(8, 12)))
+    (folder / "tiny.yaml").write_text(TINY_RECIPE)
+    for split, options in (("train", ["--flip"]), ("dev", [])):
+        assert not cli.main(
+            ["prepare", "--recipe", str(folder / "tiny.yaml"), "--images", str(folder / "images")]
+            + ["--captions", str(folder / "captions.txt"), "--split", str(folder / f"{split}.txt")]
+            + ["--output", str(folder / split), *options]
+        )
+    assert train(folder) == 0
+    return folder
+
+
+def train(folder, *options):
+    arguments = ["--data", str(folder / "train"), "--validation", str(folder / "dev")]
+    named = ["--recipe", str(folder / "tiny.yaml"), "--output", str(folder / "bundle")]
+    return cli.main(["train", *arguments, *named, *options])
+
+
+def evaluate(folder, *options):
+    named = ["--captions", str(folder / "captions.txt"), "--split", str(folder / "dev.txt")]
+    return cli.main(["evaluate", *named, *options])
+
+
+def test_the_bundle_is_whole(trained):
+    folder = trained / "bundle"
+    names = {"saved_model", "recipe.yaml", "vocabulary.txt", "metrics.json", "MODEL_CARD.md", "bundle.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    description = bundle.describe(folder)
+    assert (description.name, description.image_size, description.longest) == ("tiny", 64, 8)
+    assert bundle.load_recipe(folder) == recipe.parse(TINY_RECIPE, "tiny")
+    # Words of the training captions alone, as they are seen at least once.
+    assert set((folder / "vocabulary.txt").read_text().split()[4:]) == set(
+        [
+            "a",
+            "dog",
+            "runs",
+            "in",
+            "the",
+            "grass",
+            "man",
+            "sits",
+            "by",
+            "water",
+            "two",
+            "dogs",
+            "play",
+            "boy",
+            "jumps",
+            "into",
+            "lake",
+        ]
+    )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["photos"] == 4 and metrics["cider"] >= 0
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "8 photos with 16 captions" in card and "research" in card and f"{metrics['cider']:.4g}" in card
+    assert (trained / "bundle.training" / "logs" / "self_critical").is_dir()
+
+
+def test_training_needs_no_java(trained, monkeypatch):
+    from jobs import train as job
+    from model import dataset
+
+    monkeypatch.setattr(evaluation, "java_available", lambda: False)
+    chosen = recipe.parse(TINY_RECIPE, "tiny")
+    data, validation = (dataset.load(trained / split, chosen.encoder, False) for split in ("train", "dev"))
+    metrics = job._measure(bundle.CaptionModel(trained / "bundle"), chosen, data, validation)
+    assert metrics["scorer"] == "beamscribe" and metrics["cider"] >= 0 and metrics["distinct_captions"] >= 1
+
+
+def test_the_figures_are_flat_json(trained, capsys):
+    output = trained / "metrics.json"
+    options = ["--bundle", str(trained / "bundle"), "--images", str(trained / "images")]
+    assert evaluate(trained, *options, "--train-split", str(trained / "train.txt"), "--output", str(output)) == 0
+    metrics = json.loads(output.read_text())
+    assert list(metrics) == (
+        ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider"]
+        + ["copied_share", "distinct_captions", "vocabulary", "mean_length", "photos"]
+    )
+    assert metrics["photos"] == 4 and 0 <= metrics["copied_share"] <= 1
+    assert "cider" in capsys.readouterr().out
+    # The figures of the bundle are those of the same model on the same photos, from features in float16.
+    kept = json.loads((trained / "bundle" / "metrics.json").read_text())
+    assert kept["bleu_1"] == pytest.approx(metrics["bleu_1"], abs=1)
+    assert evaluate(trained, *options, "--output", str(output)) == 0
+    assert json.loads(output.read_text())["copied_share"] is None
+
+
+def test_captions_made_before_are_matched_by_file_name(trained, tmp_path, capsys):
+    few = tmp_path / "few"
+    few.mkdir()
+    for index in (8, 9, 10):
+        (few / f"{index}.jpg").write_bytes((trained / "images" / f"{index}.jpg").read_bytes())
+    caption = ["caption", "--input", str(few), "--output", str(tmp_path / "out"), "--bundle", str(trained / "bundle")]
+    assert cli.main(caption) == 0
+    output = tmp_path / "metrics.json"
+    assert evaluate(trained, "--captions-from", str(tmp_path / "out"), "--output", str(output)) == 0
+    assert "scored as empty: 11.jpg" in capsys.readouterr().err
+    assert json.loads(output.read_text())["photos"] == 4
+
+
+def test_mistakes_are_one_clear_line(trained, capfd):
+    cases = [
+        (lambda: train(trained), "is there already"),
+        (lambda: train(trained, "--output", str(trained / "new"), "--data", "/no/where"), "not a prepared dataset"),
+        (lambda: train(trained, "--output", str(trained / "new"), "--recipe", "nope"), "no recipe 'nope'"),
+        (lambda: train(trained, "--output", str(trained / "new"), "--data", str(trained / "dev")), "--flip"),
+        (lambda: train(trained, "--output", str(trained / "new"), "--recipe", "transformer"), "efficientnet_lite2"),
+        (lambda: evaluate(trained), "give --images"),
+        (lambda: evaluate(trained, "--images", "/no/where"), "no folder /no/where"),
+        (lambda: evaluate(trained, "--captions-from", "/no/where"), "holds no captions"),
+        (lambda: evaluate(trained, "--captions-from", "/x", "--split", str(trained / "tiny.yaml")), "no captions in"),
+    ]
+    for call, complaint in cases:
+        assert call() == 1
+        error = capfd.readouterr().err
+        assert complaint in error and error.count("\n") == 1, error
