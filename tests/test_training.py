@@ -34,6 +34,7 @@ def learnable_features():
 def tiny(cross_entropy=None, self_critical=None):
     """The tiny recipe with other values for some fields of its phases."""
     fields = yaml.safe_load(TINY_RECIPE)
+    fields["decoder"]["encoder_layers"] = 0
     fields["cross_entropy"] |= {"mirror": False, **(cross_entropy or {})}
     fields["self_critical"] |= {"mirror": False, **(self_critical or {})}
     return recipe.parse(yaml.safe_dump(fields), "tiny")
