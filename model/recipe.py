@@ -63,6 +63,8 @@ class _Phase(_Section):
     weight_average: Share = 0.0
     mirror: bool  # show the photo or its mirror image, at random; needs data prepared with --flip
     patience: Count  # epochs without a better validation CIDEr before the phase stops
+    # An epoch counts as better only where at least this share of its captions is distinct.
+    least_distinct: Share = 0.0
 
 
 class CrossEntropy(_Phase):

@@ -105,7 +105,8 @@ class Trainer:
                 current = decoder.get_weights()
                 decoder.optimizer.finalize_variable_values(decoder.trainable_variables)
                 score, distinct = self._validate(search)
-                state = self._save_best(state, decoder, score)
+                varied = distinct >= phase.least_distinct * len(self._validation.photos)
+                state = self._save_best(state, decoder, score, varied)
                 decoder.set_weights(current)
                 state = self._checkpoint(state, decoder)
                 log.write(state.epoch, loss=loss, validation_cider=score, validation_distinct=distinct)
@@ -148,9 +149,9 @@ class Trainer:
         captions = [tuple(self.vocabulary.decode(rows[0])) for rows in ids]
         return 100 * self._judge.mean(captions), len(set(captions))
 
-    def _save_best(self, state: State, decoder: keras.Model, score: float) -> State:
+    def _save_best(self, state: State, decoder: keras.Model, score: float, varied: bool) -> State:
         state = dataclasses.replace(state, epoch=state.epoch + 1)
-        if score <= state.best_score:
+        if score <= state.best_score or not varied:
             return state
         name = f"best-{state.phase}-{state.epoch:03d}.weights.h5"
         decoder.save_weights(self._folder / name)

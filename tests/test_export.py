@@ -29,9 +29,9 @@ class Exported:
         self.folder = folder
         self.recipe = recipe.parse(TINY_RECIPE, "tiny")
         self.vocabulary = Vocabulary([*SPECIALS, *WORDS])
-        keras.utils.set_random_seed(0)
         self.encoder = encoders.build(self.recipe.encoder)
         shape = encoders.feature_shape(self.recipe.encoder)
+        keras.utils.set_random_seed(0)
         self.decoder = decoders.build(self.recipe, len(self.vocabulary), shape)
         # First weights write much the same for all photos; these write five captions, and none that are nearly as good.
         noise = np.random.default_rng(89)

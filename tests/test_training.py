@@ -59,7 +59,7 @@ class Trained:
 
     def __init__(self, folder, data, patch):
         self.recipe = tiny(
-            {"epochs": 4, "learning_rate": 0.01, "patience": 4},
+            {"epochs": 6, "learning_rate": 0.01, "patience": 6},
             {"epochs": 3, "patience": 3, "photos_per_step": 5, "samples": 8, "learning_rate": 0.002},
         )
         self.folder, self.figures, self.rewards = folder, [], []
@@ -108,19 +108,19 @@ def no_steps(monkeypatch):
 
 
 def test_cross_entropy_learns_the_captions(trained):
-    assert [epoch for epoch, _ in trained.figures] == [*range(1, 5), *range(1, 4)]
-    losses = [figures["loss"] for _, figures in trained.figures[:4]]
+    assert [epoch for epoch, _ in trained.figures] == [*range(1, 7), *range(1, 4)]
+    losses = [figures["loss"] for _, figures in trained.figures[:6]]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.7 * losses[0]
-    scores = [figures["validation_cider"] for _, figures in trained.figures[:4]]
+    scores = [figures["validation_cider"] for _, figures in trained.figures[:6]]
     assert scores[-1] > 3 * scores[0]
     assert scores[-1] > 150
-    assert trained.figures[3][1]["validation_distinct"] > 5
+    assert trained.figures[5][1]["validation_distinct"] > 5
 
 
 def test_self_critical_training_raises_the_reward(trained):
-    assert trained.rewards[:4] == [None] * 4
-    assert trained.rewards[6] > 1.1 * trained.rewards[4]
+    assert trained.rewards[:6] == [None] * 6
+    assert trained.rewards[8] > 1.1 * trained.rewards[6]
 
 
 def test_only_what_is_needed_is_kept(trained):
