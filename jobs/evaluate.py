@@ -104,18 +104,24 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
     return captions
 
 
-def _captions_of(output: str) -> dict[str, str]:
-    """The captions of an output folder, by file name."""
-    from model.errors import UserError
-    from pipelines import rows
+def _captions_of(folder: str) -> dict[str, str]:
+    """The captions in an output folder, or in any folder of Parquet files with `photo` and `caption`, by file name."""
+    import pyarrow as pa
 
-    files = rows.committed_files(output)
-    if not files:
-        raise UserError(f"--captions-from: {output} holds no captions; give the --output of beamscribe caption")
-    return {
-        # A photo of a container is `URI#member`.
-        os.path.basename(row["photo"].rpartition("#")[2]): row["caption"]
-        for table in rows.latest(files, ["caption"])
-        for row in table.to_pylist()
-        if row["caption"] is not None
-    }
+    from model.errors import UserError
+    from pipelines import rows, storage
+
+    files = rows.committed_files(folder)
+    others = [] if files else sorted(storage.within(folder, "**", "*.parquet"))
+    if not files and not others:
+        raise UserError(f"--captions-from: {folder} holds no captions; give the --output of beamscribe caption")
+    try:
+        tables = rows.latest(files, ["caption"]) if files else rows.read_tables(others, ["photo", "caption"])
+        return {
+            # A photo of a container is `URI#member`.
+            os.path.basename(row["photo"].rpartition("#")[2]): row["caption"]
+            for table in tables
+            for row in table.select(["photo", "caption"]).drop_null().to_pylist()
+        }
+    except (KeyError, pa.ArrowInvalid) as error:
+        raise UserError(f"--captions-from: {folder}: {' '.join(str(error).split())}") from None

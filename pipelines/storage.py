@@ -66,9 +66,8 @@ def read(uri: str) -> bytes:
 
 def _as_os_error(error: Exception, uri: str) -> OSError:
     """What a local file would have raised: each store has exceptions of its own, with an HTTP status in them."""
-    kind = {404: FileNotFoundError, 401: PermissionError, 403: PermissionError}.get(
-        getattr(error, "code", None), OSError
-    )
+    kinds = {404: FileNotFoundError, 401: PermissionError, 403: PermissionError}
+    kind = kinds.get(int(getattr(error, "code", None) or 0), OSError)
     return error if isinstance(error, OSError) else kind(f"{uri}: {' '.join(str(error).split())}")
 
 

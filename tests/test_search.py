@@ -15,8 +15,8 @@ from model.vocabulary import END, PAD, START, UNKNOWN
 
 VOCABULARY, LENGTH = 7, 3
 WORDS = range(4, VOCABULARY)
-# The captions of no words up to three.
-COUNT = sum(len(WORDS) ** length for length in range(LENGTH + 1))
+# The captions of one word up to three.
+COUNT = sum(len(WORDS) ** length for length in range(1, LENGTH + 1))
 
 
 class State(NamedTuple):
@@ -62,10 +62,15 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
+def allowed_at(position):
+    """A caption has at least one word, and at most `LENGTH`."""
+    return {0: [*WORDS], LENGTH: [END]}.get(position, [END, *WORDS])
+
+
 def all_captions(table, length=LENGTH):
     """Every caption, as ids with the end, and its log-probability: the best by the search's rank first."""
     scored = []
-    for count in range(length + 1):
+    for count in range(1, length + 1):
         for words in itertools.product(WORDS, repeat=count):
             total, before, last = 0.0, PAD, START
             for word in (*words, END):
@@ -103,7 +108,7 @@ def test_a_narrower_beam_finds_the_best_that_it_keeps(tables):
                     continue
                 before, last = (PAD, START, *words)[-2:]
                 scores = log_softmax(table[before, last])
-                allowed = [END] if position == LENGTH else [END, *WORDS]
+                allowed = allowed_at(position)
                 longer += [((*words, word), total + scores[word]) for word in allowed]
             beams = sorted(longer, key=lambda beam: -beam[1])[:width]
         beams.sort(key=lambda beam: -beam[1] / len(beam[0]) ** 0.7)
@@ -115,20 +120,20 @@ def test_a_beam_of_one_takes_the_likeliest_word_each_time(tables):
     ids, _ = search.beam_search(TableDecoder(tables), photos(0, 1, 2, 3), 1, LENGTH)
     for table, found in zip(tables, texts(np.asarray(ids)[:, 0]), strict=True):
         words, before, last = [], PAD, START
-        while last != END and len(words) < LENGTH:
-            before, last = last, max([END, *WORDS], key=lambda word: table[before, last, word])
+        while last != END:
+            before, last = last, max(allowed_at(len(words)), key=lambda word: table[before, last, word])
             words.append(last)
-        assert found == tuple(words if last == END else [*words, END])
+        assert found == tuple(words)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
 def test_writes_words_then_one_end_then_padding(tables, length):
     decoder = TableDecoder(tables, slots=8)
-    ids, scores = map(np.asarray, search.beam_search(decoder, photos(0, 1, 2, 3), 4, length))
-    assert ids.shape == (4, 4, 8)
+    ids, scores = map(np.asarray, search.beam_search(decoder, photos(0, 1, 2, 3), 3, length))
+    assert ids.shape == (4, 3, 8)
     for row in ids.reshape(-1, 8).tolist():
         words = row[: row.index(END)]
-        assert len(words) <= length
+        assert 1 <= len(words) <= length
         assert not {PAD, START, UNKNOWN, END} & set(words)
         assert set(row[len(words) + 1 :]) == {PAD}
     # Some captions are as long as they may be: the limit is not below what was asked for.
@@ -194,9 +199,9 @@ def test_samples_are_as_frequent_as_they_are_probable(tables):
     for photo, place in enumerate((0, 2)):
         table = tables[place].astype("float64")
         table[..., [PAD, START, UNKNOWN]] = -np.inf
-        expected: dict = {(END,): 0.0}
+        expected = {}
+        table[PAD, START, END] = -np.inf
         first = np.exp(log_softmax(table[PAD, START]))
-        expected[(END,)] = first[END]
         for one in WORDS:
             second = np.exp(log_softmax(table[START, one]))
             expected[(one, END)] = first[one] * second[END]
@@ -213,7 +218,7 @@ def test_samples_are_padded_after_the_end(tables):
     ids = np.asarray(search.Sampler(TableDecoder(tables, slots=6), 50, LENGTH, seed=0)(photos(1)))[0]
     for row in ids.tolist():
         end = row.index(END)
-        assert end <= LENGTH
+        assert 1 <= end <= LENGTH
         assert min(row[:end], default=UNKNOWN + 1) > UNKNOWN
         assert set(row[end + 1 :]) == {PAD}
 

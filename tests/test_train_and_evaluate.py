@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli
@@ -100,6 +102,14 @@ def test_captions_made_before_are_matched_by_file_name(trained, tmp_path, capsys
     assert evaluate(trained, "--captions-from", str(tmp_path / "out"), "--output", str(output)) == 0
     assert "scored as empty: 11.jpg" in capsys.readouterr().err
     assert json.loads(output.read_text())["photos"] == 4
+
+
+def test_captions_made_by_others_are_scored(trained, tmp_path):
+    made = {"photo": [f"/elsewhere/{i}.jpg" for i in range(8, 12)], "caption": [CAPTIONS[i % 4] for i in range(4)]}
+    pq.write_table(pa.table(made), tmp_path / "theirs.parquet")
+    output = tmp_path / "metrics.json"
+    assert evaluate(trained, "--captions-from", str(tmp_path), "--output", str(output)) == 0
+    assert json.loads(output.read_text())["bleu_4"] == pytest.approx(100)
 
 
 def test_mistakes_are_one_clear_line(trained, capfd):

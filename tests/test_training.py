@@ -60,7 +60,7 @@ class Trained:
     def __init__(self, folder, data, patch):
         self.recipe = tiny(
             {"epochs": 6, "learning_rate": 0.01, "patience": 6},
-            {"epochs": 3, "patience": 3, "photos_per_step": 5, "samples": 8, "learning_rate": 0.002},
+            {"epochs": 3, "patience": 3, "photos_per_step": 5, "samples": 12, "learning_rate": 0.006},
         )
         self.folder, self.figures, self.rewards = folder, [], []
         sampled, score, write = [], CiderD.score, training._Log.write
@@ -120,7 +120,7 @@ def test_cross_entropy_learns_the_captions(trained):
 
 def test_self_critical_training_raises_the_reward(trained):
     assert trained.rewards[:6] == [None] * 6
-    assert trained.rewards[8] > 1.1 * trained.rewards[6]
+    assert trained.rewards[8] > 1.15 * trained.rewards[6]
 
 
 def test_only_what_is_needed_is_kept(trained):
