@@ -7,8 +7,9 @@ from keras import ops
 from model.vocabulary import END, PAD, START, UNKNOWN
 
 IMPOSSIBLE = -1e9
-# Beams rank by log-probability / length ** LENGTH_POWER: the plain sum favours short captions.
-LENGTH_POWER = 0.7
+# Beams rank by log-probability / length ** LENGTH_POWER: the plain sum favours short captions. Above 1, it favours
+# long ones, which makes up for the shortness that self-critical training teaches.
+LENGTH_POWER = 1.3
 
 
 def beam_search(decoder, features, beam_width, max_length):

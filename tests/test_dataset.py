@@ -117,8 +117,9 @@ def test_half_of_the_photos_are_mirrored(folder):
     data = dataset.load(folder, ENCODER, mirror=True)
     epochs = np.array([np.sort(read_epoch(data, mirror=True, seed=seed)[0]) for seed in range(10)])
     assert (epochs < 0).mean() == pytest.approx(0.5, abs=0.15)
-    # Not always the same ones, and never where no mirror images are asked for.
+    # Neither always the same ones nor always as many, and never where no mirror images are asked for.
     assert len({tuple(sorted(epoch[epoch < 0])) for epoch in epochs}) > 5
+    assert len({(epoch < 0).sum() for epoch in epochs}) > 2
     assert min(read_epoch(data, mirror=False)[0]) > 0
 
 

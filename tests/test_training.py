@@ -251,6 +251,13 @@ def test_a_better_epoch_renews_the_patience(tmp_path, data, no_steps, monkeypatc
     assert state["best_weights"] == "best-cross_entropy-003.weights.h5"
 
 
+def test_an_epoch_with_captions_all_alike_is_no_better(tmp_path, data, no_steps, monkeypatch):
+    found = iter([(1.0, PHOTOS // 2), (9.0, PHOTOS // 2 - 1), (2.0, PHOTOS // 2)])
+    monkeypatch.setattr(Trainer, "_validate", lambda *_: next(found))
+    Trainer(tiny({"epochs": 3, "patience": 3, "least_distinct": 0.5}, {"epochs": 0}), data, data, tmp_path).run()
+    assert (state_of(tmp_path)["best_epoch"], state_of(tmp_path)["best_score"]) == (3, 2.0)
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_photos_are_trained_with_their_own_captions(tmp_path, data, monkeypatch, no_steps, mirror):
     epochs = []
