@@ -33,7 +33,7 @@ The recipe is in `recipe.yaml`, whole. Phases: $phases. The weights are stored a
 
 ## How well
 
-On the validation photos, beam width $beam_width, scored by $scorer (all but the last four × 100):
+On the validation photos, beam width $beam_width, scored by $scorer (all but the last five × 100):
 
 | figure | |
 | --- | --- |
