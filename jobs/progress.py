@@ -1,5 +1,6 @@
 """Shows how far a run is: a thread that counts commits against the plan, the same on every runner."""
 
+import sys
 import threading
 from types import TracebackType
 from typing import Any
@@ -9,8 +10,9 @@ from tqdm import tqdm
 from pipelines import plan, storage
 from pipelines.caption import CaptionOptions, commit_path
 
-# Seconds between two looks; one look lists a folder.
-INTERVAL = 2.0
+# Seconds between two looks, each of which lists a folder; in a log, every look is a line.
+_TERMINAL_INTERVAL = 2.0
+_LOG_INTERVAL = 30.0
 
 
 class Progress:
@@ -22,6 +24,7 @@ class Progress:
 
     def __init__(self, options: CaptionOptions):
         self._options = options
+        self._interval = _TERMINAL_INTERVAL if sys.stderr.isatty() else _LOG_INTERVAL
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
@@ -35,15 +38,15 @@ class Progress:
 
     def _follow(self) -> None:
         made = None
-        while made is None and not self._stop.wait(INTERVAL):
+        while made is None and not self._stop.wait(_TERMINAL_INTERVAL):
             made = self._plan()
         made = made or self._plan()
         if made is None or not made.planned:
             return
-        with tqdm(total=made.planned, initial=0, unit="photo", desc="captioned", smoothing=0.1) as bar:
+        with tqdm(total=made.planned, unit="photo", desc="captioned", smoothing=0.1) as bar:
             last = False
             while not last:
-                last = self._stop.wait(INTERVAL)
+                last = self._stop.wait(self._interval)
                 bar.n = self._committed(made)
                 bar.refresh()
 
