@@ -173,7 +173,14 @@ def arrays_in(path):
     ],
 )
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, data, monkeypatch, eager, phase, epochs):
-    changes = {"photos_per_step": 10, "learning_rate": 0.01, "warmup_steps": 1, "weight_average": 0.8, "mirror": True}
+    changes = {
+        "patience": 9,
+        "photos_per_step": PHOTOS,
+        "learning_rate": 0.01,
+        "warmup_steps": 1,
+        "weight_average": 0.8,
+        "mirror": True,
+    }
     chosen = tiny(**{name: {**changes, "epochs": count} for name, count in epochs.items()})
     validate = Trainer._validate
     seen = []
