@@ -149,7 +149,7 @@ def shift_right(targets: np.ndarray) -> np.ndarray:
 
 def _records(folder: Path, shuffle: bool, seed: int | None = None) -> tf.data.Dataset:
     files = sorted(str(path) for path in folder.glob("examples-*.tfrecord.gz"))
-    names = tf.data.Dataset.from_tensor_slices(files)
+    names = tf.data.Dataset.from_tensor_slices(tf.constant(files, tf.string))
     if not shuffle:
         return tf.data.TFRecordDataset(names, compression_type="GZIP")
     return names.shuffle(len(files), seed=seed).interleave(

@@ -77,7 +77,7 @@ def all_captions(table, length=LENGTH):
                 total += log_softmax(table[before, last].astype("float64"))[word]
                 before, last = last, word
             scored.append(((*words, END), total))
-    return sorted(scored, key=lambda caption: -caption[1] / len(caption[0]) ** 0.7)
+    return sorted(scored, key=lambda caption: -caption[1] / len(caption[0]) ** search.LENGTH_POWER)
 
 
 def texts(ids):
@@ -111,7 +111,7 @@ def test_a_narrower_beam_finds_the_best_that_it_keeps(tables):
                 allowed = allowed_at(position)
                 longer += [((*words, word), total + scores[word]) for word in allowed]
             beams = sorted(longer, key=lambda beam: -beam[1])[:width]
-        beams.sort(key=lambda beam: -beam[1] / len(beam[0]) ** 0.7)
+        beams.sort(key=lambda beam: -beam[1] / len(beam[0]) ** search.LENGTH_POWER)
         assert texts(ids[photo]) == [words for words, _ in beams]
         np.testing.assert_allclose(means[photo], [total / len(words) for words, total in beams], rtol=1e-4)
 
