@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="beamscribe",
         description="Captions photo archives in bulk, and accounts for every photo.",
-        epilog="`beamscribe COMMAND --help` shows a command's options and an example.",
+        epilog=_examples(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description=module.__doc__,
             epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            # Beam's options must pass through, also those that begin like one of ours.
+            allow_abbrev=False,
         )
         module.add_arguments(command)
         command.set_defaults(module=module)
@@ -58,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nbeamscribe {options.command}: stopped; run the same command again to go on", file=sys.stderr)
         return 130
+
+
+def _examples() -> str:
+    examples = "\n\n".join(f"  {importlib.import_module(f'jobs.{name}').EXAMPLE}" for name in COMMANDS)
+    return f"examples:\n\n{examples}\n\nbeamscribe COMMAND --help explains a command's options."
 
 
 def _quiet_libraries() -> None:
