@@ -39,11 +39,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
 
     beam_options = beam_runner.pipeline_options(beam_arguments)
     encoder = recipe.load(options.recipe).encoder
-    captions = annotations.read_captions(options.captions)
-    photos = annotations.read_split(options.split)
-    bare = [name for name in photos if name not in captions]
-    if bare:
-        raise UserError(f"{len(bare)} photos of {options.split} have no captions in {options.captions}: {bare[0]}, …")
+    captions = annotations.captions_of_split(options.split, options.captions)
     if storage.is_local(options.images) and not os.path.isdir(options.images):
         raise UserError(f"--images: no folder {options.images}")
     if storage.exists(storage.join(options.output, DATASET)):
@@ -51,8 +47,8 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
 
     prepare = PrepareOptions(
         images=options.images,
-        captions={name: captions[name] for name in photos},
-        photos=photos,
+        captions=captions,
+        photos=list(captions),
         output=options.output,
         encoder=encoder,
         store=options.store,

@@ -69,6 +69,20 @@ def read_split(path: str | Path) -> list[str]:
     return photos
 
 
+def captions_of_split(split: str | Path, captions: str | Path) -> dict[str, list[str]]:
+    """Reads the reference captions of one split, in its order.
+
+    Raises:
+      AnnotationError: as for `read_captions` and `read_split`, or a photo of the split has no captions.
+    """
+    written = read_captions(captions)
+    photos = read_split(split)
+    bare = [photo for photo in photos if photo not in written]
+    if bare:
+        raise AnnotationError(f"{len(bare)} photos of {split} have no captions in {captions}, {bare[0]} for one")
+    return {photo: written[photo] for photo in photos}
+
+
 def _lines(path: str | Path, kind: str) -> list[tuple[int, str]]:
     """The lines that are not blank, each with its number from 1."""
     try:
