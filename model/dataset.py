@@ -94,6 +94,8 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
         raise UserError(
             f"{folder} is not a prepared dataset: it has no dataset.json; run `beamscribe prepare`"
         ) from None
+    except ValueError:
+        raise UserError(f"{folder / 'dataset.json'} is damaged; prepare the dataset again") from None
     features = description["features"]
     if features is None:
         raise UserError(f"{folder} holds images; this recipe's encoder is frozen and needs --store features")
@@ -122,7 +124,7 @@ def training_ids(
     Args:
       captions: the tokenized captions of each photo.
       vocabulary: the words that have ids.
-      max_words: longer captions are cut there, and then have no end.
+      max_words: longer captions are cut one word after it, and then have no end.
 
     Returns:
       Inputs, which start with `START`, and targets, which end with `END`; both

@@ -88,33 +88,33 @@ def load_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
     Raises:
       ValueError: a weight is missing or has another shape; names the weight.
     """
+    kinds: tuple[str, ...]
+    axes: tuple[int, ...]
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            names = ("weight", "bias", "running_mean", "running_var")
-            arrays = [_take(weights, f"{_pytorch_name(layer)}.{name}") for name in names]
+            kinds, axes = ("weight", "bias", "running_mean", "running_var"), (0,)
         elif isinstance(layer, keras.layers.DepthwiseConv2D):
             # PyTorch keeps [channels, 1, height, width], Keras [height, width, channels, 1].
-            arrays = [_take(weights, f"{_pytorch_name(layer)}.weight").transpose(2, 3, 0, 1)]
+            kinds, axes = ("weight",), (2, 3, 0, 1)
         elif isinstance(layer, keras.layers.Conv2D):
             # PyTorch keeps [out, in, height, width], Keras [height, width, in, out].
-            arrays = [_take(weights, f"{_pytorch_name(layer)}.weight").transpose(2, 3, 1, 0)]
+            kinds, axes = ("weight",), (2, 3, 1, 0)
         else:
             continue
-        for variable, array in zip(layer.weights, arrays, strict=True):
-            if tuple(variable.shape) != array.shape:
-                raise ValueError(f"{layer.name}: expected the shape {tuple(variable.shape)}, found {array.shape}")
-            variable.assign(array.astype("float32"))
+        for variable, kind in zip(layer.weights, kinds, strict=True):
+            name = f"{_pytorch_name(layer)}.{kind}"
+            if name not in weights:
+                raise ValueError(f"the weights have no array named {name}")
+            array = weights[name]
+            shape = tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
+            if array.shape != shape:
+                raise ValueError(f"{name}: expected the shape {shape}, found {array.shape}")
+            variable.assign(array.transpose(axes).astype("float32"))
 
 
 def _pytorch_name(layer: keras.Layer) -> str:
     """`blocks.0.bn1` → `_blocks.0._bn1`; TensorFlow allows no name scope that starts with an underscore."""
     return ".".join(part if part.isdigit() else f"_{part}" for part in layer.name.split("."))
-
-
-def _take(weights: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in weights:
-        raise ValueError(f"the weights have no array named {name}")
-    return weights[name]
 
 
 def _round_filters(filters: float, divisor: int = 8) -> int:

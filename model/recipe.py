@@ -49,6 +49,14 @@ class Decoder(_Section):
     encoder_layers: Annotated[int, pydantic.Field(ge=0)]
     decoder_layers: Count
 
+    @pydantic.field_validator("heads")
+    @classmethod
+    def _divides_width(cls, heads: int, info: pydantic.ValidationInfo) -> int:
+        width = info.data.get("width", heads)
+        if width % heads:
+            raise ValueError(f"must divide the width, {width}")
+        return heads
+
 
 class _Phase(_Section):
     epochs: Annotated[int, pydantic.Field(ge=0)]
@@ -101,6 +109,13 @@ class Recipe(_Section):
     self_critical: SelfCritical | None = None
     search: Search
     seed: int = 0
+
+    @pydantic.field_validator("search")
+    @classmethod
+    def _fits_words(cls, search: Search, info: pydantic.ValidationInfo) -> Search:
+        if "words" in info.data and search.max_length > info.data["words"].max_words:
+            raise ValueError(f"max_length must be at most words.max_words, {info.data['words'].max_words}")
+        return search
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load` reads."""
@@ -157,7 +172,8 @@ def _explain(fault: Any) -> str:
         return f"unknown field {field}" + (f" (did you mean {nearest[0]}?)" if nearest else "")
     if fault["type"] == "missing":
         return f"the field {field} is missing"
-    return f"{field}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{field}: {message[0].lower()}{message[1:]}, found {fault['input']!r}"
 
 
 def _fields_at(place: list[str]) -> list[str]:

@@ -30,8 +30,8 @@ class State:
     Attributes:
       phase: name of the phase, a field of the recipe.
       epoch: epochs of it that are done.
-      best_score: best validation CIDEr of the phase so far, × 100.
-      best_epoch: the epoch that reached it.
+      best_score: best validation CIDEr of all phases so far, × 100.
+      best_epoch: the epoch of the phase that reached it; 0 where none is better than the phase before.
       weights: checkpoint file of the model and the optimizer.
       best_weights: checkpoint file of the best averaged weights of all phases.
       recipe: the fields of the recipe that is trained.
@@ -74,17 +74,22 @@ class Trainer:
         names = [name for name, phase in phases.items() if phase is not None and phase.epochs]
         for name in names[names.index(state.phase) if state.phase in names else 0 :]:
             if name != state.phase:
-                state = dataclasses.replace(
-                    state, phase=name, epoch=0, best_score=float("-inf"), best_epoch=0, weights=None
-                )
+                # The best score stays: what a phase makes worse is not kept.
+                state = dataclasses.replace(state, phase=name, epoch=0, best_epoch=0, weights=None)
             state = self._run_phase(state, phases[name])
+        if not state.best_weights:
+            raise UserError("no epoch's captions are varied enough to be kept; train longer or lower least_distinct")
         decoder = self._decoder(dropout=0.0)
-        if state.best_weights:
-            decoder.load_weights(self._folder / state.best_weights)
+        decoder.load_weights(self._folder / state.best_weights)
         return decoder
 
     def _run_phase(self, state: State, phase: Any) -> State:
         steps = len(self._training.photos) // phase.photos_per_step
+        if not steps:
+            raise UserError(
+                f"{self._training.folder} has {len(self._training.photos)} photos, "
+                f"fewer than {state.phase}.photos_per_step, {phase.photos_per_step}"
+            )
         decoder = self._decoder(phase.dropout)
         if state.best_weights:
             decoder.load_weights(self._folder / state.best_weights)
@@ -99,6 +104,7 @@ class Trainer:
         search = BeamSearch(decoder, beam_width=1, max_length=self._recipe.words.max_words)
         with _Log(self._folder / "logs" / state.phase) as log:
             while state.epoch < phase.epochs and state.epoch - state.best_epoch < phase.patience:
+                _reseed(decoder, self._recipe.seed, state.epoch)
                 loss = _run_epoch(
                     decoder, batches(state.epoch), steps, f"{state.phase} {state.epoch + 1}/{phase.epochs}"
                 )
@@ -219,6 +225,13 @@ def _optimizer(phase: Any, steps: int, decoder: keras.Model) -> keras.optimizers
     # Biases and normalisations are few and have no reason to be small.
     optimizer.exclude_from_weight_decay(var_list=[v for v in decoder.trainable_variables if len(v.shape) < 2])
     return optimizer
+
+
+def _reseed(decoder: keras.Model, seed: int, epoch: int) -> None:
+    """Makes an epoch's dropout depend on nothing but the epoch, as checkpoints do not keep the generators' states."""
+    states = [v for v in decoder.non_trainable_variables if "seed_generator" in v.path]
+    for place, state in enumerate(states):
+        state.assign(np.random.default_rng((seed, epoch, place)).integers(2**31, size=2).astype(state.dtype))
 
 
 def _run_epoch(decoder: keras.Model, batches: Iterable[tuple], steps: int, title: str) -> float:

@@ -166,6 +166,12 @@ def test_refuses_missing_mirror_images_only_where_they_are_needed(tmp_path):
     assert sorted(read_epoch(data)[0]) == [1, 2, 3, 4]
 
 
+def test_says_that_the_description_is_damaged(folder):
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+        dataset.load(folder, ENCODER, mirror=False)
+
+
 @pytest.mark.parametrize("lost", [1, FILES])
 def test_refuses_a_dataset_that_lost_photos(folder, lost):
     for path in sorted(folder.glob("examples-*"))[:lost]:

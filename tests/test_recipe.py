@@ -86,6 +86,8 @@ def test_says_that_there_is_no_such_recipe(name, message):
         (changed(cross_entropy__epochs=2.5), r"cross_entropy\.epochs: .*integer, found 2\.5"),
         (changed(cross_entropy__mirror="yes please"), r"cross_entropy\.mirror: .*found 'yes please'"),
         (changed(self_critical__samples=1), r"self_critical\.samples: .*2, found 1"),
+        (changed(decoder__heads=5), r"decoder\.heads: must divide the width, 32, found 5"),
+        (changed(search__max_length=9), r"search: max_length must be at most words\.max_words, 8, found"),
         (changed(decoder=3), r"decoder: .*found 3"),
         (changed(words__min_count=0, search__beam_width=0), r"words\.min_count: .*; search\.beam_width: "),
     ],

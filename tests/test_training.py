@@ -180,6 +180,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, data, m
         "warmup_steps": 1,
         "weight_average": 0.8,
         "mirror": True,
+        "dropout": 0.3,
     }
     chosen = tiny(**{name: {**changes, "epochs": count} for name, count in epochs.items()})
     validate = Trainer._validate
@@ -239,7 +240,9 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, data, monkeypatch, ea
     assert not np.allclose(steps[-1][0], best[0], atol=1e-4)
 
 
-def test_patience_ends_a_phase(tmp_path, data, no_steps):
+def test_patience_ends_a_phase(tmp_path, data, no_steps, monkeypatch):
+    scores = iter([5.0] * 4 + [6.0] * 3)
+    monkeypatch.setattr(Trainer, "_validate", lambda *_: (next(scores), 1))
     chosen = tiny({"epochs": 9, "patience": 3}, {"epochs": 9, "patience": 2})
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -256,6 +259,26 @@ def test_a_better_epoch_renews_the_patience(tmp_path, data, no_steps, monkeypatc
     state = state_of(tmp_path)
     assert (state["epoch"], state["best_epoch"], state["best_score"]) == (5, 3, 2.0)
     assert state["best_weights"] == "best-cross_entropy-003.weights.h5"
+
+
+def test_a_phase_that_makes_captions_worse_is_not_kept(tmp_path, data, no_steps, monkeypatch):
+    scores = iter([5.0, 7.0, 6.0, 6.5])
+    monkeypatch.setattr(Trainer, "_validate", lambda *_: (next(scores), 1))
+    Trainer(tiny({"epochs": 2}, {"epochs": 2, "patience": 2}), data, data, tmp_path).run()
+    state = state_of(tmp_path)
+    assert (state["phase"], state["epoch"], state["best_epoch"], state["best_score"]) == ("self_critical", 2, 0, 7.0)
+    assert state["best_weights"] == "best-cross_entropy-002.weights.h5"
+    assert (tmp_path / state["best_weights"]).exists()
+
+
+def test_says_that_no_epoch_can_be_kept(tmp_path, data, no_steps):
+    with pytest.raises(UserError, match="varied enough"):
+        Trainer(tiny({"least_distinct": 0.5}, {"epochs": 0}), data, data, tmp_path).run()
+
+
+def test_refuses_fewer_photos_than_a_step_takes(tmp_path, data):
+    with pytest.raises(UserError, match=r"has 20 photos, fewer than cross_entropy\.photos_per_step, 21"):
+        Trainer(tiny({"photos_per_step": PHOTOS + 1}), data, data, tmp_path).run()
 
 
 def test_an_epoch_with_captions_all_alike_is_no_better(tmp_path, data, no_steps, monkeypatch):
