@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model import recipe as recipes
 from model.errors import UserError
 from model.quiet import quiet_imports
 from model.recipe import Recipe
@@ -119,11 +118,6 @@ def describe(folder: Path) -> Description:
     if _fingerprint(folder) != description.fingerprint:
         raise UserError(f"the bundle {folder} is damaged: its files are not those that it was made of; get it again")
     return description
-
-
-def load_recipe(folder: Path) -> Recipe:
-    """The recipe that a bundle was trained with."""
-    return recipes.parse((folder / "recipe.yaml").read_text(encoding="utf-8"), str(folder / "recipe.yaml"))
 
 
 def _fingerprint(folder: Path) -> str:

@@ -70,7 +70,7 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[PhotoRef]:
             return
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries)
+            names = sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError:
         # A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it.
         yield PhotoRef(storage.local_uri(folder), etag="")
@@ -83,12 +83,24 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[PhotoRef]:
             yield _local_ref(path)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself, say: one entry that can't be looked at must not hide the others of its folder.
+        return False
+
+
 def _local_ref(path: str) -> PhotoRef:
     try:
         status = os.stat(path)
     except OSError:
-        # A link to nothing is listed, too; its own time tells when it was changed.
-        status = os.lstat(path)
+        try:
+            # A link to nothing is listed, too; its own time tells when it was changed.
+            status = os.lstat(path)
+        except OSError:
+            # Gone since its folder was read: reading it will say so.
+            return PhotoRef(storage.local_uri(path), etag="")
     return PhotoRef(storage.local_uri(path), etag=f"{status.st_size}-{status.st_mtime_ns}", size=status.st_size)
 
 

@@ -145,7 +145,7 @@ def test_a_bundle_describes_itself(exported):
     assert (description.name, description.image_size, description.longest) == ("tiny", 64, LONGEST)
     assert description.settings == CaptionSettings(beam_width=2, max_length=6)
     assert re.fullmatch("[0-9a-f]{16}", description.fingerprint)
-    assert bundle.load_recipe(exported.folder) == exported.recipe
+    assert recipe.load(str(exported.folder / "recipe.yaml")) == exported.recipe
     assert Vocabulary.load(exported.folder / "vocabulary.txt").words == exported.vocabulary.words
     assert json.loads((exported.folder / "metrics.json").read_text()) == {"cider": 1.5}
     assert (exported.folder / "MODEL_CARD.md").read_text() == "# Card\n"

@@ -1,9 +1,11 @@
+import contextlib
 import os
 
 import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
+from pipelines import listing
 from pipelines.listing import ListPhotos, list_photos
 
 
@@ -49,6 +51,30 @@ def test_links(archive):
     listed = names(list_photos(str(archive)), archive)
     assert listed.count("nothing.jpg") == listed.count("link.jpg") == 1
     assert len(listed) == 7
+
+
+def test_a_link_to_itself_hides_no_other_photo(archive):
+    (archive / "self.jpg").symlink_to(archive / "self.jpg")
+    listed = names(list_photos(str(archive)), archive)
+    assert len(listed) == 6 and "self.jpg" in listed
+
+
+def test_a_photo_that_goes_away_while_it_is_listed_is_still_listed(archive, monkeypatch):
+    monkeypatch.setattr(listing.os, "scandir", scandir_then_delete(archive / "b.jpg"))
+    assert "b.jpg" in names(list_photos(str(archive)), archive)
+
+
+def scandir_then_delete(photo):
+    """`os.scandir` that deletes a photo once its folder has been read."""
+    real = os.scandir
+
+    @contextlib.contextmanager
+    def scandir(folder):
+        with real(folder) as entries:
+            yield list(entries)
+        photo.unlink(missing_ok=True)
+
+    return scandir
 
 
 def test_a_name_that_is_not_utf8_is_listed(archive):

@@ -53,7 +53,7 @@ def test_the_bundle_is_whole(trained):
     assert {path.name for path in folder.iterdir()} == names
     description = bundle.describe(folder)
     assert (description.name, description.image_size, description.longest) == ("tiny", 64, 8)
-    assert bundle.load_recipe(folder) == recipe.parse(TINY_RECIPE, "tiny")
+    assert recipe.load(str(folder / "recipe.yaml")) == recipe.parse(TINY_RECIPE, "tiny")
     # Words of the training captions alone, as they are seen at least once.
     words = "a dog runs in the grass man sits by water two dogs play boy jumps into lake"
     assert sorted((folder / "vocabulary.txt").read_text().split()[4:]) == sorted(words.split())
