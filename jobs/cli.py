@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": "make training data from photos and captions",
     "train": "train a model from that data",
     "evaluate": "score captions against people's",
+    "recipes": "list the recipes with their figures, or print one",
 }
 
 

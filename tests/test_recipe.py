@@ -1,6 +1,7 @@
 import pytest
 import yaml
 
+from jobs import cli
 from model import recipe
 from model.recipe import RecipeError
 from tests.conftest import TINY_RECIPE
@@ -19,6 +20,16 @@ def changed(**changes):
         else:
             section[name] = value
     return yaml.safe_dump(fields, allow_unicode=True)
+
+
+MERGE = {
+    "name": "merge",
+    "image": "pooled",
+    "image_layers": [8],
+    "units": 8,
+    "merge": "add",
+    "hidden": 8,
+}
 
 
 def test_reads_all_fields():
@@ -44,7 +55,8 @@ def test_recipes_of_the_package_are_right(name):
     packaged = recipe.load(name)
     assert packaged.name == name
     assert packaged.search.max_length <= packaged.words.max_words
-    assert packaged.decoder.width % packaged.decoder.heads == 0
+    # What it writes, such as into a bundle, is what it was.
+    assert recipe.parse(packaged.to_yaml(), "again") == packaged
 
 
 def test_loads_by_name_or_path(tmp_path):
@@ -57,7 +69,7 @@ def test_loads_by_name_or_path(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("absent", r"no recipe 'absent': the package has .*transformer.*\.yaml"),
+        ("transfomer", r"no recipe 'transfomer' \(did you mean transformer\?\): `beamscribe recipes` lists .*\.yaml"),
         ("absent.yaml", r"no recipe file absent\.yaml"),
         ("absent.yml", r"no recipe file absent\.yml"),
     ],
@@ -78,7 +90,21 @@ def test_says_that_there_is_no_such_recipe(name, message):
         (changed(decoder__widht=32), r"unknown field decoder\.widht \(did you mean width\?\)"),
         (changed(self_critical__sample=32), r"unknown field self_critical\.sample \(did you mean samples\?\)"),
         (changed(serach=3), r"unknown field serach \(did you mean search\?\)"),
-        (changed(encoder__name="resnet"), r"encoder\.name: .*efficientnet_lite0.*found 'resnet'"),
+        (changed(encoder__name="resnet50"), r"encoder\.name: .*did you mean ResNet50\?\), found 'resnet50'"),
+        (changed(decoder__name="merg"), r"decoder\.name: must be one of transformer, merge, .*, found 'merg'"),
+        (changed(decoder__name=None), r"the field decoder\.name is missing"),
+        (changed(decoder={"name": "merge", "unit": 3}), r"unknown field decoder\.unit \(did you mean units\?\)"),
+        (
+            changed(decoder={"name": "merge", "image": "pool"}),
+            r"decoder\.image: .*'pooled' or 'flattened', found 'pool'",
+        ),
+        (changed(words__embedding="glove"), r"words\.embedding must be learned"),
+        (changed(decoder=MERGE), r"learned word vectors need decoder\.word_size"),
+        (
+            changed(decoder={**MERGE, "word_size": 3}, words__embedding="glove"),
+            r"pretrained word vectors have a size: leave out decoder\.word_size",
+        ),
+        (changed(cross_entropy__encoder_learning_rate=0.1), r"needs encoder\.trained_from"),
         (changed(encoder__image_size=16), r"encoder\.image_size: .*32, found 16"),
         (changed(cross_entropy__dropout=1), r"cross_entropy\.dropout: .*less than 1, found 1"),
         (changed(cross_entropy__learning_rate=0), r"learning_rate: .*greater than 0, found 0"),
@@ -97,3 +123,58 @@ def test_says_in_one_line_what_is_wrong(text, message):
         recipe.parse(text, "my.yaml")
     assert str(error.value).startswith("my.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_fields_are_changed_by_name():
+    changes = ["cross_entropy.epochs=7", "encoder={name: ResNet50}", "self_critical=null", "seed=3", "name=a=b"]
+    found = recipe.parse(TINY_RECIPE, "tiny", changes)
+    assert (found.cross_entropy.epochs, found.self_critical, found.seed, found.name) == (7, None, 3, "a=b")
+    assert found.encoder.name == "ResNet50"
+    assert found.decoder == recipe.parse(TINY_RECIPE, "tiny").decoder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epochs", "'epochs' sets nothing: write section.field=value"),
+        ("cross_entropy.epoch=3", r"unknown field cross_entropy\.epoch \(did you mean epochs\?\)"),
+        ("name.first=3", "name has no fields"),
+        ("seed=[", r"'seed=\[' is not valid YAML"),
+    ],
+)
+def test_says_what_is_wrong_with_a_change(change, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        recipe.parse(TINY_RECIPE, "tiny", [change])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("7e-4", 7e-4), ("1E-3", 1e-3), ("2.5e+1", 25.0), ("5.0e-2", 0.05)])
+def test_numbers_are_read_as_people_write_them(text, value):
+    found = recipe.parse(TINY_RECIPE, "tiny", [f"cross_entropy.learning_rate={text}"])
+    assert found.cross_entropy.learning_rate == value
+
+
+@pytest.mark.parametrize(("name", "size"), [("efficientnet_lite2", 260), ("InceptionV3", 299), ("MobileNetV2", 224)])
+def test_an_encoder_has_a_size_of_its_own(name, size):
+    assert recipe.Encoder.model_validate({"name": name}).image_size == size
+    assert recipe.Encoder.model_validate({"name": name, "image_size": 96}).image_size == 96
+
+
+def test_lists_and_shows_recipes(capsys, monkeypatch):
+    figures = {"transformer": {"parameters": 5_123_456, "beam_3": {"cider": 56.78, "bleu_4": 23.45}}}
+    figures["transformer"]["beam_3"]["captions_per_second"] = 31.4
+    monkeypatch.setattr(recipe, "figures", lambda: figures)
+    assert cli.main(["recipes"]) == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    assert set(recipe.names()) < set(lines)
+    expected = ["efficientnet_lite2", "transformer", "5,123,456", "56.8", "23.4", "31.4"]
+    assert lines["transformer"][1:] == expected
+    assert lines["merge_add"][1:] == ["Xception", "merge", "-", "-", "-", "-"]
+
+    assert cli.main(["recipes", "show", "transformer"]) == 0
+    shown = capsys.readouterr().out
+    assert recipe.parse(shown, "shown") == recipe.load("transformer")
+    assert "#" in shown
+    assert cli.main(["recipes", "show", "transfomer"]) == 1
+    error = capsys.readouterr().err
+    assert "did you mean transformer?" in error and error.count("\n") == 1

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from model import decoders, recipe
-from model.transformer import TransformerDecoder
+from model import decoders, recipe, search
+from model.decoders.transformer import TransformerDecoder
 from model.vocabulary import START
 
 VOCABULARY, SLOTS, GRID = 11, 6, (2, 3, 16)
@@ -86,12 +86,12 @@ def test_memory_depends_on_the_photo_only(decoder, features, tokens):
     state = decoder.initial_state(features, CAPTIONS)
     wider = decoder.initial_state(features, CAPTIONS + 2)
     _, after = decoder.step(tokens[:, :, 0], 0, state)
-    for memory in (wider.memory, after.memory, decoder.reorder(after, np.zeros_like(tokens[:, :, 0])).memory):
-        for one, other in zip(state.memory, memory, strict=True):
+    for photo in (wider.photo, after.photo):
+        for one, other in zip(state.photo, photo, strict=True):
             for array, same in zip(one, other, strict=True):
                 np.testing.assert_array_equal(array, same)
                 assert array.shape[0] == BATCH
-    assert not np.allclose(state.memory[0][0][0], state.memory[0][0][1])
+    assert not np.allclose(state.photo[0][0][0], state.photo[0][0][1])
 
 
 def test_reordered_beams_go_on_from_their_parents(decoder, features, tokens):
@@ -99,7 +99,7 @@ def test_reordered_beams_go_on_from_their_parents(decoder, features, tokens):
     state = decoder.initial_state(features, CAPTIONS)
     for position in range(3):
         _, state = decoder.step(tokens[:, :, position], position, state)
-    state = decoder.reorder(state, parents)
+    state = state._replace(words=search._reorder(state.words, parents))
     logits, _ = decoder.step(tokens[:, :, 3], 3, state)
 
     spliced = np.concatenate(

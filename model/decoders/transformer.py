@@ -1,25 +1,14 @@
 """A Transformer decoder over a feature grid (Vaswani et al. 2017, arXiv:1706.03762; pre-norm, Xiong et al. 2020)."""
 
 import math
-from typing import NamedTuple
 
 import keras
 from keras import ops
 
-
-class State(NamedTuple):
-    """What a step needs of the photo and of the words before it.
-
-    Cross-attention keys and values are made once a photo and never repeated for each beam; the cached
-    self-attention keys and values have a fixed number of slots, one a position.
-    """
-
-    memory: tuple  # (keys, values) a layer, each [batch, heads, cells, width / heads]
-    keys: tuple  # one a layer, [batch, beams, heads, slots, width / heads], float32
-    values: tuple  # like keys
+from model.decoders.base import Decoder, State
 
 
-class TransformerDecoder(keras.Model):
+class TransformerDecoder(Decoder):
     """Encodes the feature grid with self-attention layers, then predicts words with decoder layers.
 
     Args:
@@ -58,7 +47,11 @@ class TransformerDecoder(keras.Model):
         ]
         self.memory_norm = keras.layers.LayerNormalization(name="memory_norm")
         self.words = keras.layers.ReversibleEmbedding(
-            vocabulary_size, width, embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02), name="words"
+            vocabulary_size,
+            width,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            reverse_dtype="float32",
+            name="words",
         )
         self.word_positions = keras.layers.Embedding(slots, width, name="word_positions")
         self.word_dropout = keras.layers.Dropout(dropout)
@@ -66,23 +59,10 @@ class TransformerDecoder(keras.Model):
             _DecoderLayer(width, heads, feed_forward, dropout, name=f"decoder_{i}") for i in range(decoder_layers)
         ]
         self.output_norm = keras.layers.LayerNormalization(name="output_norm")
-        # Calling the model once creates every variable.
-        self((ops.zeros((1, *grid)), ops.zeros((1, 1, slots), "int32")))
-
-    def build(self, input_shape):
-        """Nothing is left to build: the call in the constructor did."""
-        self.built = True
+        self.create_variables(grid)
 
     def call(self, inputs, training=False):
-        """Predicts each next word of given captions (teacher forcing).
-
-        Args:
-          inputs: features `[batch, height, width, channels]`, float, and input ids
-            `[batch, captions, length]`, int32; each row of ids starts with `START`.
-
-        Returns:
-          Logits `[batch, captions, length, vocabulary]`, float32.
-        """
+        """As the base class says."""
         features, tokens = inputs
         batch, captions, length = ops.shape(tokens)
         memory = self._encode(features, training)
@@ -99,56 +79,29 @@ class TransformerDecoder(keras.Model):
         return self._logits(x)
 
     def initial_state(self, features, beams) -> State:
-        """The state before the first word: `beams` rows a photo.
-
-        Args:
-          features: `[batch, height, width, channels]`, float.
-          beams: how many captions to write at once for each photo, a number or an int32 scalar.
-        """
+        """As the base class says; cross-attention keys and values are made here, for all steps and beams."""
         memory = self._encode(features, training=False)
-        empty = ops.zeros((ops.shape(features)[0], beams, self.heads, self.slots, self.width // self.heads))
+        shape = (ops.shape(features)[0], beams, self.heads, self.slots, self.width // self.heads)
+        empty = ops.zeros(shape, self.compute_dtype)
         return State(
-            memory=tuple(layer.photo.project_memory(memory) for layer in self.decoder),
-            keys=(empty,) * len(self.decoder),
-            values=(empty,) * len(self.decoder),
+            photo=tuple(layer.photo.project_memory(memory) for layer in self.decoder),
+            # Self-attention keys, then values, one a layer, with a slot for each position.
+            words=(empty,) * (2 * len(self.decoder)),
         )
 
-    def step(self, tokens, position, state: State) -> tuple[object, State]:
-        """Predicts one word for each beam.
-
-        Args:
-          tokens: the previous ids `[batch, beams]`, int32.
-          position: index of the word to predict, int32 scalar, from 0.
-          state: what `initial_state` or the step before returned.
-
-        Returns:
-          Logits `[batch, beams, vocabulary]`, float32, and the new state.
-        """
+    def step(self, tokens, position, state: State):
+        """As the base class says."""
         here = ops.reshape(ops.arange(self.slots) == position, (self.slots, 1))
         seen = ops.arange(self.slots) <= position
         x = self._embed(tokens, position)
-        keys, values = [], []
-        for layer, memory, old_keys, old_values in zip(self.decoder, *state, strict=True):
-            x, key, value = layer.step(x, old_keys, old_values, here, seen, memory)
-            keys.append(key)
-            values.append(value)
-        return self._logits(x), State(state.memory, tuple(keys), tuple(values))
-
-    @staticmethod
-    def reorder(state: State, parents) -> State:
-        """Makes beam `i` of each photo go on from beam `parents[:, i]`; `parents` is `[batch, beams]`, int32."""
-        batch, beams = ops.shape(parents)
-        rows = ops.reshape(ops.arange(batch)[:, None] * beams + parents, (-1,))
-
-        def reorder(cache):
-            # Whole rows at a time: `take_along_axis` would look every number up.
-            shape = ops.shape(cache)
-            return ops.reshape(ops.take(ops.reshape(cache, (batch * beams, -1)), rows, axis=0), shape)
-
-        return State(state.memory, tuple(map(reorder, state.keys)), tuple(map(reorder, state.values)))
+        layers = len(self.decoder)
+        keys, values = list(state.words[:layers]), list(state.words[layers:])
+        for i, layer in enumerate(self.decoder):
+            x, keys[i], values[i] = layer.step(x, keys[i], values[i], here, seen, state.photo[i])
+        return self._logits(x), State(state.photo, (*keys, *values))
 
     def _encode(self, features, training):
-        x = ops.reshape(ops.cast(features, "float32"), (-1, self.cells, self.grid[2]))
+        x = ops.reshape(ops.cast(features, self.compute_dtype), (-1, self.cells, self.grid[2]))
         x = self.feature_projection(self.feature_dropout(x, training=training))
         x = self.feature_norm(x) + self.cell_positions(ops.arange(self.cells))
         for layer in self.encoder:
@@ -198,7 +151,7 @@ class _Attention(keras.layers.Layer):
         scores = ops.matmul(queries, ops.swapaxes(keys, -1, -2)) / math.sqrt(self.size)
         if visible is not None:
             scores = ops.where(visible, scores, ops.cast(-1e9, scores.dtype))
-        return ops.softmax(scores)
+        return ops.cast(ops.softmax(ops.cast(scores, "float32")), self.compute_dtype)
 
 
 class _FeedForward(keras.layers.Layer):
