@@ -16,6 +16,9 @@ TAKES_BEAM_OPTIONS = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
     parser.add_argument("--recipe", required=True, help="name or YAML file; names the encoder and the image size")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe; repeatable"
+    )
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of the photos")
     parser.add_argument("--captions", required=True, metavar="FILE", help="captions.txt or Flickr8k.token.txt")
     parser.add_argument("--split", required=True, metavar="FILE", help="file names of the photos to take, one a line")
@@ -25,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--store",
         choices=("features", "images"),
         default="features",
-        help="what to keep of each photo: the encoder's features, or the file itself, to train the encoder too",
+        help="what to keep of each photo: the encoder's features, or its pixels, to train the encoder too",
     )
 
 
@@ -38,7 +41,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     from pipelines.prepare import DATASET, PrepareDataset, PrepareOptions
 
     beam_options = beam_runner.pipeline_options(beam_arguments)
-    encoder = recipe.load(options.recipe).encoder
+    encoder = recipe.load(options.recipe, options.set).encoder
     captions = annotations.captions_of_split(options.split, options.captions)
     if storage.is_local(options.images) and not os.path.isdir(options.images):
         raise UserError(f"--images: no folder {options.images}")

@@ -20,7 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the training split, prepared")
     parser.add_argument("--validation", required=True, type=Path, metavar="DIR", help="the validation split, prepared")
     parser.add_argument("--recipe", required=True, help="name of a recipe of the package, or a YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe; repeatable"
+    )
+    parser.add_argument("--init", type=Path, metavar="BUNDLE", help="start from the weights and words of this bundle")
     parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder of the bundle, a new one")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="the recipe's is 0; equal seeds give equal models on a CPU"
+    )
+    parser.add_argument("--gpus", type=int, metavar="N", help="share each step among N GPUs (1, where there is one)")
     parser.add_argument(
         "--checkpoints", type=Path, metavar="DIR", help="where to keep the training's state (BUNDLE.training)"
     )
@@ -34,17 +42,18 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     if options.output.exists():
         raise UserError(f"--output: {options.output} is there already; delete it or choose another place")
     with quiet_imports():
-        from model import bundle, card, dataset, encoders, recipe, training
+        from model import bundle, card, dataset, devices, recipe, training
 
-    chosen = recipe.load(options.recipe)
-    phases = [chosen.cross_entropy, *filter(None, [chosen.self_critical])]
-    data = dataset.load(options.data, chosen.encoder, mirror=any(phase.mirror for phase in phases))
+    changes = options.set + ([f"seed={options.seed}"] if options.seed is not None else [])
+    chosen = recipe.load(options.recipe, changes)
+    mirror = any(phase.mirror for phase in chosen.phases.values())
+    data = dataset.load(options.data, chosen.encoder, mirror)
     validation = dataset.load(options.validation, chosen.encoder, mirror=False)
     folder = options.checkpoints or options.output.with_name(f"{options.output.name}.training")
-    trainer = training.Trainer(chosen, data, validation, folder)
-    decoder = trainer.run()
+    trainer = training.Trainer(chosen, data, validation, folder, options.init, devices.Devices(options.gpus))
+    encoder, decoder = trainer.run()
     with bundle.BundleWriter(options.output) as writer:
-        writer.add_model(chosen, encoders.build(chosen.encoder), decoder, trainer.vocabulary)
+        writer.add_model(chosen, encoder, decoder, trainer.vocabulary)
         metrics = _measure(bundle.CaptionModel(writer.path), chosen, data, validation)
         words = len(trainer.vocabulary.written())
         writer.add_metrics(metrics, card.render(chosen, data, validation, words, metrics))
@@ -61,10 +70,11 @@ def _measure(model: "CaptionModel", chosen: "Recipe", data: "Dataset", validatio
     from model.vocabulary import tokenize
 
     settings = CaptionSettings(**chosen.search.model_dump())
+    run = model.caption if validation.store == "images" else model.caption_features
     captions = [
         str(caption)
-        for features in validation.features(batch_size=50).as_numpy_iterator()
-        for caption in model.caption_features(features, settings)[0][:, 0]
+        for batch in validation.features(batch_size=50).as_numpy_iterator()
+        for caption in run(batch, settings)[0][:, 0]
     ]
     learned = [caption for captions_of_photo in data.captions for caption in captions_of_photo]
     try:

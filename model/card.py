@@ -3,8 +3,9 @@
 import string
 from collections.abc import Mapping
 
+from model import efficientnet_lite
 from model.dataset import Dataset
-from model.recipe import Recipe
+from model.recipe import Encoder, Recipe
 
 _CARD = string.Template("""\
 # $name
@@ -24,8 +25,7 @@ about them: it guesses age, sex and activity from appearance, with the biases of
 
 $training photos with $captions captions; chosen on $validation other photos. The bundled model's data are those
 of Flickr8k (Hodosh, Young and Hockenmaier 2013), which its authors give **for research and education only**:
-whoever uses a model that was trained on it should keep to that. The encoder, $encoder, was trained on ImageNet
-(weights under the Apache License 2.0).
+whoever uses a model that was trained on it should keep to that. $encoder
 
 ## How
 
@@ -63,9 +63,21 @@ def render(recipe: Recipe, training: Dataset, validation: Dataset, words: int, m
         training=f"{len(training.photos):,}",
         captions=f"{sum(map(len, training.captions)):,}",
         validation=f"{len(validation.photos):,}",
-        encoder=recipe.encoder.name,
+        encoder=_encoder(recipe.encoder),
         phases="; ".join(phases),
         beam_width=recipe.search.beam_width,
         scorer=metrics["scorer"],
         figures="\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items()),
     )
+
+
+def _encoder(encoder: Encoder) -> str:
+    """Where the encoder's weights come from."""
+    origin = {
+        "imagenet": "was trained on ImageNet",
+        "none": "has random weights",
+    }.get(encoder.weights, f"has the weights of {encoder.weights}")
+    if encoder.name in efficientnet_lite.VARIANTS and encoder.weights == "imagenet":
+        origin += " (weights under the Apache License 2.0)"
+    trained = f"; its layers from `{encoder.trained_from}` on were then trained with the captions"
+    return f"The encoder, {encoder.name},\n{origin}{trained if encoder.trained_from else ''}."

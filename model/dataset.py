@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,6 +20,8 @@ from model.vocabulary import END, PAD, START, Vocabulary, tokenize
 # (a photo with its mirror image takes 0.4 MB).
 _OPEN_FILES = 8
 _SHUFFLED_PHOTOS = 512
+# Photos a file of features that training itself encodes.
+_ENCODED_PHOTOS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +30,15 @@ class Dataset:
 
     Attributes:
       folder: where it lies.
+      store: `features`, or `images` for photos as the encoder takes them, which then stand for features everywhere.
       shape: (height, width, channels) of one photo's features.
-      flip: whether each photo's mirror image is there, too.
+      flip: whether the features of each photo's mirror image are there, too.
       photos: file names.
       captions: the raw captions of each photo, in the order of `photos`.
     """
 
     folder: Path
+    store: str
     shape: tuple[int, int, int]
     flip: bool
     photos: tuple[str, ...]
@@ -43,9 +49,9 @@ class Dataset:
         return [[tokenize(caption) for caption in captions] for captions in self.captions]
 
     def features(self, batch_size: int) -> tf.data.Dataset:
-        """Batches of features, `[batch, height, width, channels]`, float16, in the order of `photos`."""
+        """Batches of features, `[batch, height, width, channels]`, float16 or uint8, in the order of `photos`."""
         records = _records(self.folder, shuffle=False)
-        features = records.map(lambda record: self._reshape(_parse(record, ["features"])["features"]))
+        features = records.map(lambda record: self._decode(_parse(record, [self._names[0]])[self._names[0]]))
         batches = tf.data.experimental.assert_cardinality(math.ceil(len(self.photos) / batch_size))
         return features.batch(batch_size).apply(batches).prefetch(2)
 
@@ -62,19 +68,29 @@ class Dataset:
         )
 
         def example(serialized, draw):
-            views = ["features", "features_flipped"] if mirror else ["features"]
+            views = self._names if mirror else self._names[:1]
             parsed = _parse(serialized, ["photo", *views])
+            mirrored = mirror and draw % 2 == 1
+            if self.store == "images":
+                photo = self._decode(parsed["image"])
+                return tf.reverse(photo, [1]) if mirrored else photo, index.lookup(parsed["photo"])
             # Chosen before it is decoded, which takes more time than parsing.
-            view = tf.stack([parsed[name] for name in views])[draw % len(views)]
-            return self._reshape(view), index.lookup(parsed["photo"])
+            view = parsed[views[-1]] if mirrored else parsed[views[0]]
+            return self._decode(view), index.lookup(parsed["photo"])
 
         records = _records(self.folder, shuffle=True, seed=seed).shuffle(_SHUFFLED_PHOTOS, seed=seed)
         draws = tf.data.Dataset.random(seed=seed)
         examples = tf.data.Dataset.zip(records, draws).map(example, num_parallel_calls=2)
         return examples.batch(batch_size, drop_remainder=True).prefetch(4)
 
-    def _reshape(self, raw):
-        return tf.reshape(tf.io.decode_raw(raw, tf.float16, little_endian=True), self.shape)
+    @property
+    def _names(self) -> list[str]:
+        """Features of `tf.Example` that hold a photo's views, the photo itself first."""
+        return ["image"] if self.store == "images" else ["features", "features_flipped"]
+
+    def _decode(self, raw):
+        dtype = tf.uint8 if self.store == "images" else tf.float16
+        return tf.reshape(tf.io.decode_raw(raw, dtype, little_endian=True), self.shape)
 
 
 def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
@@ -96,9 +112,36 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
         ) from None
     except ValueError:
         raise UserError(f"{folder / 'dataset.json'} is damaged; prepare the dataset again") from None
+    wanted = "images" if encoder.trained_from else "features"
+    if description["store"] != wanted:
+        kind = "trained" if encoder.trained_from else "frozen"
+        raise UserError(
+            f"{folder} holds {description['store']}; this recipe's encoder is {kind} and needs --store {wanted}"
+        )
+    if encoder.trained_from:
+        shape = _check_images(folder, description, encoder)
+    else:
+        shape = _check_features(folder, description, encoder, mirror)
+    photos, captions = [], []
+    for example in _records(folder, shuffle=False).map(lambda r: _parse(r, ["photo"], ["captions"])):
+        photos.append(example["photo"].numpy().decode())
+        captions.append(tuple(caption.decode() for caption in example["captions"].values.numpy()))
+    if len(photos) != description["photos"]:
+        raise UserError(f"{folder} has {len(photos)} of its {description['photos']} photos; prepare it again")
+    return Dataset(folder, description["store"], shape, description["flip"], tuple(photos), tuple(captions))
+
+
+def _check_images(folder: Path, description: Mapping[str, Any], encoder: Encoder) -> tuple[int, int, int]:
+    size = description["image_size"]
+    if size != encoder.image_size:
+        raise UserError(f"{folder} holds images of {size} px, the recipe has {encoder.image_size}; prepare it again")
+    return size, size, 3
+
+
+def _check_features(
+    folder: Path, description: Mapping[str, Any], encoder: Encoder, mirror: bool
+) -> tuple[int, int, int]:
     features = description["features"]
-    if features is None:
-        raise UserError(f"{folder} holds images; this recipe's encoder is frozen and needs --store features")
     found = f"{features['encoder']} at {description['image_size']} px"
     wanted = f"{encoder.name} at {encoder.image_size} px"
     if found != wanted:
@@ -107,13 +150,36 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
         raise UserError(f"{folder} holds the features of another {found}: its weights differ; prepare it again")
     if mirror and not description["flip"]:
         raise UserError(f"the recipe trains on mirror images, which {folder} lacks; prepare it with --flip")
-    photos, captions = [], []
-    for example in _records(folder, shuffle=False).map(lambda r: _parse(r, ["photo"], ["captions"])):
-        photos.append(example["photo"].numpy().decode())
-        captions.append(tuple(caption.decode() for caption in example["captions"].values.numpy()))
-    if len(photos) != description["photos"]:
-        raise UserError(f"{folder} has {len(photos)} of its {description['photos']} photos; prepare it again")
-    return Dataset(folder, tuple(features["shape"]), description["flip"], tuple(photos), tuple(captions))
+    height, width, channels = features["shape"]
+    return height, width, channels
+
+
+def encoded(data: Dataset, encoder: keras.Model, folder: Path, mirror: bool) -> Dataset:
+    """The features of a split of images, encoded once and kept in a folder.
+
+    Args:
+      data: the split.
+      encoder: from its images to features.
+      folder: of the features; what is whole there already is taken as it is.
+      mirror: whether mirror images are needed, too.
+    """
+    from tqdm import tqdm
+
+    whole = folder / "whole"
+    if not whole.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        names = iter(data.photos)
+        writers = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
+        for index, images in enumerate(tqdm(data.features(_ENCODED_PHOTOS), desc="encoded", unit="batch")):
+            views = {"features": images} | ({"features_flipped": tf.reverse(images, [2])} if mirror else {})
+            arrays = {name: encoder.predict_on_batch(view).astype("<f2") for name, view in views.items()}
+            with tf.io.TFRecordWriter(str(folder / f"examples-{index:05d}.tfrecord.gz"), writers) as writer:
+                for row in range(len(images)):
+                    parts = {name: array[row].tobytes() for name, array in arrays.items()}
+                    writer.write(_serialize({"photo": next(names).encode(), **parts}))
+        whole.touch()
+    shape = tuple(encoder.output_shape[1:])
+    return dataclasses.replace(data, folder=folder, store="features", shape=shape, flip=mirror)
 
 
 def training_ids(
@@ -157,6 +223,11 @@ def _records(folder: Path, shuffle: bool, seed: int | None = None) -> tf.data.Da
     return names.shuffle(len(files), seed=seed).interleave(
         lambda name: tf.data.TFRecordDataset(name, compression_type="GZIP"), cycle_length=_OPEN_FILES
     )
+
+
+def _serialize(features: Mapping[str, bytes]) -> bytes:
+    lists = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in features.items()}
+    return tf.train.Example(features=tf.train.Features(feature=lists)).SerializeToString()
 
 
 def _parse(serialized, single: Sequence[str], several: Sequence[str] = ()):

@@ -11,7 +11,7 @@ from model.cider import CiderD
 from model.dataset import shift_right
 from model.recipe import SelfCritical
 from model.search import Sampler
-from model.vocabulary import END, PAD
+from model.vocabulary import END, PAD, UNKNOWN
 
 
 def batches(
@@ -20,7 +20,7 @@ def batches(
     targets: np.ndarray,
     reward: CiderD,
     phase: SelfCritical,
-    generator: np.random.Generator,
+    generators: Iterable[np.random.Generator],
 ) -> Iterator[tuple]:
     """Turns photos into steps of training: sampled captions, weighed by how much better they are than the others.
 
@@ -30,14 +30,16 @@ def batches(
       targets: every photo's reference captions, `[photos, captions, slots]`, int32, padded with `PAD`.
       reward: made over the same references, as `sentences` gives them.
       phase: number of references and their share of the loss.
-      generator: chooses the references.
+      generators: one a step; draws the captions and chooses the references.
 
     Yields:
       Inputs (features and ids), targets and weights of `[batch, samples + references, slots]`.
     """
-    for features, places in examples:
+    slots = targets.shape[-1]
+    for (features, places), generator in zip(examples, generators, strict=False):
         features, places = np.asarray(features), np.asarray(places)
-        sampled = np.asarray(sampler.predict_on_batch(features))
+        uniforms = generator.random((len(places), phase.samples, slots), np.float32)
+        sampled = np.asarray(sampler.predict_on_batch((features, uniforms)))
         rewards = np.array(
             [
                 [reward.score(place, caption) for caption in sentences(ids)]
@@ -48,11 +50,12 @@ def batches(
         weights = (1 - phase.reference_share) * (rewards - others)[..., None] * mean_weights(sampled)
         chosen = sampled
         if phase.references:
-            # Empty references, of photos with fewer captions than the most, weigh nothing.
-            picks = generator.permuted(np.tile(np.arange(targets.shape[1]), (len(places), 1)), axis=1)
-            references = targets[places[:, None], picks[:, : phase.references]]
+            picks = choose(targets[places], phase.references, generator)
+            references = targets[places[:, None], picks]
             chosen = np.concatenate([sampled, references], axis=1)
-            weights = np.concatenate([weights, phase.reference_share * mean_weights(references)], axis=1)
+            # What a reference has and captions can't have is not learned.
+            written = np.where(references == UNKNOWN, PAD, references)
+            weights = np.concatenate([weights, phase.reference_share * mean_weights(written)], axis=1)
         # The loss is a mean over all that is in a batch: weights that sum to 1 must be scaled by its size.
         yield (features, shift_right(chosen)), chosen, (weights * chosen.size).astype(np.float32)
 
@@ -60,6 +63,15 @@ def batches(
 def sentences(ids: np.ndarray) -> list[tuple[int, ...]]:
     """The captions of rows of ids, the end included, so that a caption is rewarded for ending well."""
     return [tuple(row[: _length(row)].tolist()) for row in ids if row[0] != PAD]
+
+
+def choose(targets: np.ndarray, captions: int, generator: np.random.Generator) -> np.ndarray:
+    """Places `[photos, captions]` of some captions of each photo, drawn without repetition.
+
+    Empty ones, of photos with fewer captions than the most, may be among them and weigh nothing.
+    """
+    photos, most, _ = targets.shape
+    return generator.permuted(np.tile(np.arange(most), (photos, 1)), axis=1)[:, :captions]
 
 
 def mean_weights(targets: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Trains a recipe from prepared data: phases of epochs, validated, checkpointed and resumable."""
 
+import collections
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,23 @@ import keras
 import numpy as np
 from keras import ops
 
-from model import decoders, self_critical
+from model import bundle, decoders, embeddings, encoders, self_critical
+from model.captioner import PhotoDecoder
 from model.cider import CiderD
-from model.dataset import Dataset, training_ids
+from model.dataset import Dataset, encoded, training_ids
+from model.decoders.base import Decoder
+from model.devices import Devices
 from model.errors import UserError
 from model.recipe import CrossEntropy, Recipe, SelfCritical
-from model.search import BeamSearch, Sampler
+from model.search import IMPOSSIBLE, NO_WORD, BeamSearch, Rules, Sampler
 from model.vocabulary import Vocabulary
 
 _VALIDATION_BATCH = 50
 _STATE = "state.json"
+
+
+# A crash costs at most so much of an epoch.
+_CHECKPOINT_SECONDS = 300
 
 
 @dataclasses.dataclass
@@ -30,20 +39,28 @@ class State:
     Attributes:
       phase: name of the phase, a field of the recipe.
       epoch: epochs of it that are done.
+      step: steps of the next epoch that are done.
+      loss: sum of their losses.
+      seconds: what they took.
       best_score: best validation CIDEr of all phases so far, × 100.
       best_epoch: the epoch of the phase that reached it; 0 where none is better than the phase before.
       weights: checkpoint file of the model and the optimizer.
       best_weights: checkpoint file of the best averaged weights of all phases.
+      history: figures of each epoch of all phases.
       recipe: the fields of the recipe that is trained.
     """
 
     phase: str
     recipe: dict[str, Any]
     epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
     best_score: float = float("-inf")
     best_epoch: int = 0
     weights: str | None = None
     best_weights: str | None = None
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 class Trainer:
@@ -53,25 +70,45 @@ class Trainer:
       recipe: what to train.
       training, validation: prepared splits.
       folder: of checkpoints and TensorBoard logs; made where it is not there.
+      start: bundle whose weights and words to start from, instead of random ones and the words of the captions.
+      devices: what to train on; one GPU where there is one.
+
+    Raises:
+      UserError: the word vectors that the recipe names can't be had, or `start` is no bundle.
     """
 
-    def __init__(self, recipe: Recipe, training: Dataset, validation: Dataset, folder: Path):
+    def __init__(
+        self,
+        recipe: Recipe,
+        training: Dataset,
+        validation: Dataset,
+        folder: Path,
+        start: Path | None = None,
+        devices: Devices | None = None,
+    ):
         self._recipe, self._training, self._validation, self._folder = recipe, training, validation, folder
+        self._start, self._devices = start, devices or Devices()
         tokens = training.tokens()
-        self.vocabulary = Vocabulary.from_captions(
-            (caption for captions in tokens for caption in captions), recipe.words.min_count
-        )
+        words = collections.Counter(word for captions in tokens for caption in captions for word in caption)
+        if start:
+            bundle.describe(start)
+            self.vocabulary = Vocabulary.load(start / bundle.VOCABULARY)
+        else:
+            self.vocabulary = Vocabulary.from_counts(words, recipe.words.min_count)
+        self._vectors = None
+        if recipe.words.embedding != "learned":
+            vectors = embeddings.load(recipe.words.embedding, self.vocabulary.words, recipe.seed)
+            known = {word: words[word] for word in self.vocabulary.written()}
+            print(embeddings.coverage(vectors, known), flush=True)
+            self._vectors = vectors.matrix
         self._inputs, self._targets = training_ids(tokens, self.vocabulary, recipe.words.max_words)
         self._judge = CiderD(validation.tokens())
 
-    def run(self) -> keras.Model:
-        """Trains all phases, or what is left of them, and returns the decoder with the best weights."""
+    def run(self) -> tuple[keras.Model, Decoder]:
+        """Trains all phases, or what is left of them; returns the encoder, and the decoder with the best weights."""
         state = self._restore()
-        phases: dict[str, CrossEntropy | SelfCritical | None] = {
-            "cross_entropy": self._recipe.cross_entropy,
-            "self_critical": self._recipe.self_critical,
-        }
-        names = [name for name, phase in phases.items() if phase is not None and phase.epochs]
+        phases = self._recipe.phases
+        names = list(phases)
         for name in names[names.index(state.phase) if state.phase in names else 0 :]:
             if name != state.phase:
                 # The best score stays: what a phase makes worse is not kept.
@@ -79,9 +116,12 @@ class Trainer:
             state = self._run_phase(state, phases[name])
         if not state.best_weights:
             raise UserError("no epoch's captions are varied enough to be kept; train longer or lower least_distinct")
-        decoder = self._decoder(dropout=0.0)
-        decoder.load_weights(self._folder / state.best_weights)
-        return decoder
+        network = self._network(dropout=0.0)
+        network.load_weights(self._folder / state.best_weights)
+        if isinstance(network, PhotoDecoder):
+            network.photo_encoder.trainable = False
+            return network.photo_encoder, network.caption_decoder
+        return encoders.build(self._recipe.encoder), network
 
     def _run_phase(self, state: State, phase: Any) -> State:
         steps = len(self._training.photos) // phase.photos_per_step
@@ -90,82 +130,164 @@ class Trainer:
                 f"{self._training.folder} has {len(self._training.photos)} photos, "
                 f"fewer than {state.phase}.photos_per_step, {phase.photos_per_step}"
             )
-        decoder = self._decoder(phase.dropout)
-        if state.best_weights:
-            decoder.load_weights(self._folder / state.best_weights)
-        decoder.compile(
-            optimizer=_optimizer(phase, steps, decoder),
-            loss=_Loss(phase.label_smoothing if isinstance(phase, CrossEntropy) else 0.0),
-        )
+        if phase.photos_per_step % self._devices.count:
+            raise UserError(
+                f"{state.phase}.photos_per_step is {phase.photos_per_step}: "
+                f"it must be a multiple of the devices, {self._devices.count}"
+            )
+        with self._devices.scope():
+            network = self._network(phase.dropout)
+            if state.best_weights:
+                network.load_weights(self._folder / state.best_weights)
+            trained, training, validation = self._trained_part(network, phase)
+            trained.compile(
+                optimizer=_optimizer(phase, steps, trained),
+                loss=_Loss(phase.label_smoothing) if isinstance(phase, CrossEntropy) else _WrittenLoss(),
+            )
+        self._devices.share_steps(trained)
         if state.weights:
-            decoder.optimizer.build(decoder.trainable_variables)
-            decoder.load_weights(self._folder / state.weights)
-        batches = self._cross_entropy(phase) if isinstance(phase, CrossEntropy) else self._self_critical(decoder, phase)
-        search = BeamSearch(decoder, beam_width=1, max_length=self._recipe.words.max_words)
+            trained.optimizer.build(trained.trainable_variables)
+            network.load_weights(self._folder / state.weights)
+        batches: Callable[[int, int], Iterator[tuple]]
+        if isinstance(phase, CrossEntropy):
+            batches = self._cross_entropy(training, phase)
+        else:
+            batches = self._self_critical(training, trained, phase)
+        search = BeamSearch(trained, beam_width=1, rules=self._rules)
         with _Log(self._folder / "logs" / state.phase) as log:
             while state.epoch < phase.epochs and state.epoch - state.best_epoch < phase.patience:
-                _reseed(decoder, self._recipe.seed, state.epoch)
-                loss = _run_epoch(
-                    decoder, batches(state.epoch), steps, f"{state.phase} {state.epoch + 1}/{phase.epochs}"
+                state = self._run_epoch(state, phase, network, trained, batches, steps)
+                current = trained.get_weights()
+                trained.optimizer.finalize_variable_values(trained.trainable_variables)
+                score, distinct = self._validate(search, validation)
+                varied = distinct >= phase.least_distinct * len(validation.photos)
+                figures = {
+                    "phase": state.phase,
+                    "epoch": state.epoch + 1,
+                    "loss": state.loss / steps,
+                    "validation_cider": score,
+                    "validation_distinct": distinct,
+                    "seconds": state.seconds,
+                }
+                history = [*state.history, figures]
+                state = dataclasses.replace(
+                    state, epoch=state.epoch + 1, step=0, loss=0.0, seconds=0.0, history=history
                 )
-                current = decoder.get_weights()
-                decoder.optimizer.finalize_variable_values(decoder.trainable_variables)
-                score, distinct = self._validate(search)
-                varied = distinct >= phase.least_distinct * len(self._validation.photos)
-                state = self._save_best(state, decoder, score, varied)
-                decoder.set_weights(current)
-                state = self._checkpoint(state, decoder)
-                log.write(state.epoch, loss=loss, validation_cider=score, validation_distinct=distinct)
+                state = self._save_best(state, network, score, varied)
+                trained.set_weights(current)
+                state = self._checkpoint(state, network)
+                log.write(state.history[-1])
                 mark = " (best)" if state.best_epoch == state.epoch else ""
                 print(f"  validation CIDEr {score:.1f}{mark}, {distinct} distinct captions", flush=True)
         return state
 
-    def _decoder(self, dropout: float) -> keras.Model:
+    def _trained_part(self, network: Decoder, phase: Any) -> tuple[Decoder, Dataset, Dataset]:
+        """What a phase trains, and the data for it: where it leaves the encoder alone, photos are encoded only once."""
+        if not isinstance(network, PhotoDecoder):
+            return network, self._training, self._validation
+        if phase.encoder_learning_rate:
+            assert self._recipe.encoder.trained_from is not None
+            encoders.train_last_layers(network.photo_encoder, self._recipe.encoder.trained_from)
+            return network, self._training, self._validation
+        encoder = network.photo_encoder
+        training = encoded(self._training, encoder, self._folder / "features" / "training", phase.mirror)
+        validation = encoded(self._validation, encoder, self._folder / "features" / "validation", mirror=False)
+        return network.caption_decoder, training, validation
+
+    def _run_epoch(
+        self,
+        state: State,
+        phase: Any,
+        network: Decoder,
+        trained: Decoder,
+        batches: Callable[[int, int], Iterator[tuple]],
+        steps: int,
+    ) -> State:
+        """Trains what is left of an epoch, with a progress bar and checkpoints."""
+        from tqdm import tqdm
+
+        saved = last = time.monotonic()
+        title = f"{state.phase} {state.epoch + 1}/{phase.epochs}"
+        with tqdm(total=steps, initial=state.step, desc=title, unit="step", mininterval=1.0) as bar:
+            _reseed(trained, self._recipe.seed, state.epoch, state.step)
+            for inputs, targets, weights in batches(state.epoch, state.step):
+                loss = float(trained.train_on_batch(inputs, targets, sample_weight=weights))
+                now = time.monotonic()
+                state = dataclasses.replace(
+                    state, step=state.step + 1, loss=state.loss + loss, seconds=state.seconds + now - last
+                )
+                last = now
+                bar.set_postfix(loss=f"{state.loss / state.step:.3f}", refresh=False)
+                bar.update()
+                if state.step < steps and now - saved > _CHECKPOINT_SECONDS:
+                    state = self._checkpoint(state, network)
+                    saved = now
+                _reseed(trained, self._recipe.seed, state.epoch, state.step)
+        return state
+
+    @property
+    def _rules(self) -> Rules:
+        return Rules(max_length=self._recipe.words.max_words)
+
+    def _network(self, dropout: float) -> Decoder:
+        """The recipe's network with the weights that training starts from."""
         keras.utils.set_random_seed(self._recipe.seed)
-        return decoders.build(self._recipe, len(self.vocabulary), self._training.shape, dropout)
+        encoder = encoders.build(self._recipe.encoder) if self._training.store == "images" else None
+        grid = encoder.output_shape[1:] if encoder else self._training.shape
+        decoder = decoders.build(self._recipe, len(self.vocabulary), grid, dropout, self._vectors)
+        if self._start:
+            bundle.restore(self._start, encoder, decoder)
+        return PhotoDecoder(encoder, decoder) if encoder else decoder
 
-    def _cross_entropy(self, phase: CrossEntropy) -> Callable[[int], Iterator[tuple]]:
-        def batches(epoch: int) -> Iterator[tuple]:
-            for features, places in self._examples(phase, epoch):
-                targets = self._targets[places]
+    def _cross_entropy(self, data: Dataset, phase: CrossEntropy) -> Callable[[int, int], Iterator[tuple]]:
+        def batches(epoch: int, start: int) -> Iterator[tuple]:
+            for step, (features, places) in enumerate(self._examples(data, phase, epoch, start), start):
+                inputs, targets = self._inputs[places], self._targets[places]
+                if phase.captions:
+                    generator = np.random.default_rng((self._recipe.seed, epoch, step))
+                    chosen = self_critical.choose(targets, phase.captions, generator)
+                    inputs, targets = (np.take_along_axis(ids, chosen[..., None], axis=1) for ids in (inputs, targets))
                 weights = self_critical.mean_weights(targets) * targets.size
-                yield (np.asarray(features), self._inputs[places]), targets, weights
+                yield (np.asarray(features), inputs), targets, weights
 
         return batches
 
-    def _self_critical(self, decoder: keras.Model, phase: SelfCritical) -> Callable[[int], Iterator[tuple]]:
+    def _self_critical(
+        self, data: Dataset, network: Decoder, phase: SelfCritical
+    ) -> Callable[[int, int], Iterator[tuple]]:
         reward = CiderD([self_critical.sentences(references) for references in self._targets])
+        with self._devices.scope():
+            sampler = Sampler(network, self._rules)
+        self._devices.share_steps(sampler)
 
-        def batches(epoch: int) -> Iterator[tuple]:
-            seed = self._recipe.seed + epoch
-            sampler = Sampler(decoder, phase.samples, self._recipe.words.max_words, seed)
-            examples = self._examples(phase, epoch)
-            generator = np.random.default_rng(seed)
-            return self_critical.batches(examples, sampler, self._targets, reward, phase, generator)
+        def batches(epoch: int, start: int) -> Iterator[tuple]:
+            examples = self._examples(data, phase, epoch, start)
+            generators = (np.random.default_rng((self._recipe.seed, epoch, step)) for step in itertools.count(start))
+            return self_critical.batches(examples, sampler, self._targets, reward, phase, generators)
 
         return batches
 
-    def _examples(self, phase: Any, epoch: int) -> Iterable[tuple]:
+    def _examples(self, data: Dataset, phase: Any, epoch: int, start: int) -> Iterable[tuple]:
+        """Batches of an epoch, from the step `start` on."""
         seed = self._recipe.seed * 1000 + epoch
-        return self._training.examples(phase.photos_per_step, phase.mirror, seed).as_numpy_iterator()
+        return data.examples(phase.photos_per_step, phase.mirror, seed).skip(start).as_numpy_iterator()
 
-    def _validate(self, search: BeamSearch) -> tuple[float, int]:
+    def _validate(self, search: BeamSearch, data: Dataset) -> tuple[float, int]:
         """Greedy captions' CIDEr-D × 100, and how many of them are distinct."""
-        ids, _ = search.predict(self._validation.features(_VALIDATION_BATCH), verbose=0)
+        ids, _ = search.predict(data.features(_VALIDATION_BATCH), verbose=0)
         captions = [tuple(self.vocabulary.decode(rows[0])) for rows in ids]
         return 100 * self._judge.mean(captions), len(set(captions))
 
-    def _save_best(self, state: State, decoder: keras.Model, score: float, varied: bool) -> State:
-        state = dataclasses.replace(state, epoch=state.epoch + 1)
+    def _save_best(self, state: State, network: Decoder, score: float, varied: bool) -> State:
         if score <= state.best_score or not varied:
             return state
         name = f"best-{state.phase}-{state.epoch:03d}.weights.h5"
-        decoder.save_weights(self._folder / name)
+        network.save_weights(self._folder / name)
         return dataclasses.replace(state, best_score=score, best_epoch=state.epoch, best_weights=name)
 
-    def _checkpoint(self, state: State, decoder: keras.Model) -> State:
-        name = f"{state.phase}-{state.epoch:03d}.weights.h5"
-        decoder.save_weights(self._folder / name)
+    def _checkpoint(self, state: State, network: Decoder) -> State:
+        name = f"{state.phase}-{state.epoch:03d}-{state.step:05d}.weights.h5"
+        network.save_weights(self._folder / name)
         state = dataclasses.replace(state, weights=name)
         temporary = self._folder / f".{_STATE}"
         temporary.write_text(json.dumps(dataclasses.asdict(state), indent=2), encoding="utf-8")
@@ -205,7 +327,41 @@ class _Loss(keras.losses.Loss):
         return ops.categorical_crossentropy(targets, y_pred, from_logits=True)
 
 
-def _optimizer(phase: Any, steps: int, decoder: keras.Model) -> keras.optimizers.Optimizer:
+class _WrittenLoss(keras.losses.Loss):
+    """Cross-entropy among the words that can be written: those that sampling draws from.
+
+    The others are never drawn, so that no reward would ever hold their probability down, and it would grow.
+    """
+
+    def __init__(self):
+        super().__init__(name="cross_entropy")
+
+    def call(self, y_true, y_pred):
+        no_word = np.isin(np.arange(y_pred.shape[-1]), NO_WORD)
+        return ops.sparse_categorical_crossentropy(y_true, ops.where(no_word, IMPOSSIBLE, y_pred), from_logits=True)
+
+
+class _Optimizer(keras.optimizers.AdamW):
+    """AdamW with another learning rate for some variables.
+
+    Args:
+      slow: those variables.
+      scale: what their learning rate is multiplied with.
+    """
+
+    def __init__(self, *args: Any, slow: Iterable[keras.Variable], scale: float, **kwargs: Any):
+        # Named, since TensorFlow takes no name that begins as this class's does.
+        super().__init__(*args, name="adamw", **kwargs)
+        # The backend's own variables are what it updates, and its key for them is the same for both.
+        self._slow = {self._var_key(variable) for variable in slow}
+        self._scale = scale
+
+    def update_step(self, gradient, variable, learning_rate):
+        scale = self._scale if self._var_key(variable) in self._slow else 1.0
+        super().update_step(gradient, variable, learning_rate * scale)
+
+
+def _optimizer(phase: Any, steps: int, network: Decoder) -> keras.optimizers.Optimizer:
     warm = phase.warmup_steps > 0
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warm else phase.learning_rate,
@@ -214,37 +370,28 @@ def _optimizer(phase: Any, steps: int, decoder: keras.Model) -> keras.optimizers
         warmup_target=phase.learning_rate if warm else None,
         warmup_steps=phase.warmup_steps,
     )
-    optimizer = keras.optimizers.AdamW(
+    encoder = network.photo_encoder.trainable_variables if isinstance(network, PhotoDecoder) else []
+    optimizer = _Optimizer(
         schedule,
         beta_2=0.98,
         weight_decay=phase.weight_decay,
         global_clipnorm=phase.clip_norm,
         use_ema=phase.weight_average > 0,
         ema_momentum=phase.weight_average,
+        slow=encoder,
+        scale=phase.encoder_learning_rate / phase.learning_rate,
     )
-    # Biases and normalisations are few and have no reason to be small.
-    optimizer.exclude_from_weight_decay(var_list=[v for v in decoder.trainable_variables if len(v.shape) < 2])
+    # Biases and normalisations are few and have no reason to be small; an encoder's weights have proved their worth.
+    small = [variable for variable in network.trainable_variables if len(variable.shape) < 2]
+    optimizer.exclude_from_weight_decay(var_list=[*small, *encoder])
     return optimizer
 
 
-def _reseed(decoder: keras.Model, seed: int, epoch: int) -> None:
-    """Makes an epoch's dropout depend on nothing but the epoch, as checkpoints do not keep the generators' states."""
-    states = [v for v in decoder.non_trainable_variables if "seed_generator" in v.path]
+def _reseed(network: Decoder, seed: int, epoch: int, step: int) -> None:
+    """Makes a step's dropout depend on nothing but its place, as checkpoints do not keep the generators' states."""
+    states = [v for v in network.non_trainable_variables if "seed_generator" in v.path]
     for place, state in enumerate(states):
-        state.assign(np.random.default_rng((seed, epoch, place)).integers(2**31, size=2).astype(state.dtype))
-
-
-def _run_epoch(decoder: keras.Model, batches: Iterable[tuple], steps: int, title: str) -> float:
-    """Trains one epoch, with a progress bar; returns the mean loss."""
-    from tqdm import tqdm
-
-    total = 0.0
-    with tqdm(total=steps, desc=title, unit="step", mininterval=1.0) as bar:
-        for done, (inputs, targets, weights) in enumerate(batches, start=1):
-            total += float(decoder.train_on_batch(inputs, targets, sample_weight=weights))
-            bar.set_postfix(loss=f"{total / done:.3f}", refresh=False)
-            bar.update()
-    return total / max(steps, 1)
+        state.assign(np.random.default_rng((seed, epoch, step, place)).integers(2**31, size=2).astype(state.dtype))
 
 
 class _Log:
@@ -255,7 +402,6 @@ class _Log:
 
         self._summary = tf.summary
         self._writer = tf.summary.create_file_writer(str(folder))
-        self._started = time.monotonic()
 
     def __enter__(self) -> "_Log":
         return self
@@ -263,10 +409,9 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def write(self, epoch: int, **figures: float) -> None:
-        """Writes the figures of an epoch, and its seconds."""
-        now = time.monotonic()
-        with self._writer.as_default(epoch):
-            for name, figure in {**figures, "seconds": now - self._started}.items():
-                self._summary.scalar(name, figure)
-        self._started = now
+    def write(self, figures: Mapping[str, Any]) -> None:
+        """Writes the figures of an epoch, as they are in the history."""
+        with self._writer.as_default(figures["epoch"]):
+            for name, figure in figures.items():
+                if isinstance(figure, float | int) and name != "epoch":
+                    self._summary.scalar(name, figure)

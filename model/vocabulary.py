@@ -1,8 +1,7 @@
 """Words: from a caption's text to tokens, and from tokens to ids and back."""
 
-import collections
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 # The first ids of every vocabulary.
@@ -38,9 +37,8 @@ class Vocabulary:
         return len(self.words)
 
     @classmethod
-    def from_captions(cls, captions: Iterable[Sequence[str]], min_count: int) -> "Vocabulary":
-        """Takes the words seen at least `min_count` times in tokenized captions, the most frequent first."""
-        counts = collections.Counter(word for caption in captions for word in caption)
+    def from_counts(cls, counts: Mapping[str, int], min_count: int) -> "Vocabulary":
+        """Takes the words that were seen at least `min_count` times, the most frequent first."""
         kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
         return cls((*SPECIALS, *kept))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -14,7 +14,7 @@ from model.quiet import quiet_imports
 from model.recipe import Encoder
 from pipelines import examples, storage
 from pipelines.failures import Failure
-from pipelines.inference import PhotoStream, infer, shards_of
+from pipelines.inference import Model, PhotoStream, infer, shards_of
 from pipelines.photos import PhotoRef
 
 # Photos a file: small enough that a trainer's shuffle mixes many files.
@@ -34,7 +34,7 @@ class PrepareOptions:
       photos: file names of the split.
       output: folder of the dataset.
       encoder: what makes the features.
-      store: `features`, or `images` for the files' own bytes.
+      store: `features`, or `images` for the pixels that the encoder takes.
       flip: whether to add the features of the mirrored photo.
     """
 
@@ -96,25 +96,23 @@ class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
     def run_inference(self, batch, model, inference_args=None) -> Iterable[PreparedShard]:
         """Reads, encodes and writes one shard."""
         records, failures = [], []
-        for photo, result in infer(batch.decoded(self._options.encoder.image_size), self._features(model), BATCH_SIZE):
+        for photo, result in infer(batch.decoded(self._options.encoder.image_size), self._stored(model), BATCH_SIZE):
             name = photo.ref.photo.rsplit("/", 1)[-1]
             if isinstance(result, Failure):
                 failures.append((name, result))
                 continue
-            if self._options.store == "images":
-                result = {"image": storage.read(photo.ref.photo)}
             records.append({"photo": name, "captions": list(self._options.captions[name]), **result})
         if records:
             path = storage.join(self._options.output, f"examples-{batch.shard.index:05d}.tfrecord.gz")
             storage.replace(path, examples.tfrecord(pa.Table.from_pylist(records)))
         yield PreparedShard(batch.shard.index, len(records), tuple(failures))
 
-    def _features(self, model: Any) -> Callable[[np.ndarray], list[dict[str, bytes]]]:
-        """What is stored for each photo of a batch, as little-endian float16."""
+    def _stored(self, model: Any) -> Model:
+        """What is stored for each photo of a batch: its pixels, or its features as little-endian float16."""
 
-        def stored(images: np.ndarray) -> list[dict[str, bytes]]:
+        def stored(images: np.ndarray, _: list[str]) -> list[dict[str, bytes]]:
             if model is None:
-                return [{} for _ in images]
+                return [{"image": image.tobytes()} for image in images]
             views = {"features": images}
             if self._options.flip:
                 views["features_flipped"] = images[:, :, ::-1]

@@ -11,6 +11,7 @@ from model.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
 from pipelines import examples, prepare
 
 ENCODER = Encoder(name="efficientnet_lite0", image_size=64)
+TRAINED = Encoder(name="efficientnet_lite0", image_size=64, trained_from="blocks.15.expand_conv")
 SHAPE = (2, 2, 1280)
 FILES, PHOTOS = 3, 20
 
@@ -149,6 +150,50 @@ def test_refuses_the_features_of_other_weights(folder, monkeypatch):
     with pytest.raises(UserError, match="another efficientnet_lite0 at 64 px: its weights differ") as error:
         dataset.load(folder, ENCODER, mirror=False)
     assert str(folder) in str(error.value)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A split of images: the red of a photo is its number, on the left half alone."""
+    photos = np.zeros((PHOTOS, 64, 64, 3), np.uint8)
+    photos[:, :, :32, 0] = np.arange(1, PHOTOS + 1)[:, None, None]
+    folder = tmp_path / "images"
+    write_split(folder, photos, CAPTIONS, changes={"store": "images", "features": None, "flip": False})
+    records = [
+        {"photo": f"{index:02d}.jpg", "captions": CAPTIONS[index], "image": photo.tobytes()}
+        for index, photo in enumerate(photos)
+    ]
+    for index in range(FILES):
+        path = folder / f"examples-{index:05d}.tfrecord.gz"
+        path.write_bytes(examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
+    return folder
+
+
+def test_images_stand_for_features_where_the_encoder_is_trained(images):
+    data = dataset.load(images, TRAINED, mirror=True)
+    assert (data.store, data.shape) == ("images", (64, 64, 3))
+    photos = np.concatenate(list(data.features(8).as_numpy_iterator()))
+    assert photos.dtype == np.uint8
+    assert photos[:, 0, 0, 0].tolist() == [int(name[:2]) + 1 for name in data.photos]
+    mirrored = []
+    for seed in range(5):
+        for batch, places in data.examples(4, True, seed).as_numpy_iterator():
+            assert batch.dtype == np.uint8
+            red = batch[:, 5, :, 0].astype(int)
+            for row, place in zip(red, places, strict=True):
+                assert row.max() == int(data.photos[place][:2]) + 1
+                assert (row[:32] == 0).all() != (row[32:] == 0).all()
+                mirrored.append(row[0] == 0)
+    assert np.mean(mirrored) == pytest.approx(0.5, abs=0.15)
+    plain = np.concatenate([batch for batch, _ in data.examples(4, False, 0).as_numpy_iterator()])
+    assert (plain[:, :, 32:] == 0).all()
+
+
+def test_a_trained_encoder_needs_images_of_its_size(folder, images):
+    with pytest.raises(UserError, match=r"train holds features; .*trained and needs --store images"):
+        dataset.load(folder, TRAINED, mirror=False)
+    with pytest.raises(UserError, match=r"images of 64 px, the recipe has 96; prepare it again"):
+        dataset.load(images, TRAINED.model_copy(update={"image_size": 96}), mirror=False)
 
 
 def test_refuses_images(tmp_path):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from model import efficientnet_lite, encoders
+from model import bundle, efficientnet_lite, encoders
+from model.errors import UserError
 from model.recipe import Encoder
 
 LITE0 = Encoder(name="efficientnet_lite0", image_size=64)
@@ -62,3 +63,63 @@ def test_fingerprint_tells_encoders_apart(tmp_path, monkeypatch):
         copy.seek(1000)
         copy.write(bytes([byte[0] ^ 1]))
     assert encoders.fingerprint(LITE0) != before
+
+
+def test_classifiers_of_keras_are_encoders(images):
+    encoder = Encoder(name="MobileNetV2", image_size=64, weights="none")
+    extractor = encoders.FeatureExtractor(encoder)
+    assert extractor(images).shape == (3, *encoders.feature_shape(encoder)) == (3, 2, 2, 1280)
+    assert not encoders.build(encoder).trainable_variables
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "MobileNetV2"])
+def test_random_weights_are_the_same_every_time(images, name):
+    encoder = Encoder(name=name, image_size=64, weights="none")
+    one, other = (encoders.FeatureExtractor(encoder)(images) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert one.std() > 1e-3
+    assert encoders.fingerprint(encoder) != encoders.fingerprint(Encoder(name=name, image_size=64))
+
+
+def test_weights_of_a_file_are_those_of_the_package_where_they_are_equal(images, extractor):
+    encoder = Encoder(**{**LITE0.model_dump(), "weights": str(encoders.WEIGHTS / "efficientnet_lite0.npz")})
+    np.testing.assert_array_equal(encoders.FeatureExtractor(encoder)(images), extractor(images))
+    assert encoders.fingerprint(encoder) == encoders.fingerprint(LITE0)
+
+
+def test_a_bundle_is_an_encoder(images, tiny_bundle):
+    encoder = Encoder(name="efficientnet_lite0", image_size=64, weights=str(tiny_bundle))
+    expected = bundle.CaptionModel(tiny_bundle).features(images)
+    np.testing.assert_allclose(encoders.FeatureExtractor(encoder)(images), expected, rtol=1e-2, atol=1e-2)
+    assert encoders.fingerprint(encoder) != encoders.fingerprint(LITE0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weights": "/no/where"}, r"encoder\.weights: no file /no/where; .* takes imagenet, none or an \.npz file"),
+        ({"weights": __file__}, r"encoder\.weights: .*test_encoders\.py is no \.npz file"),
+        (
+            {"name": "efficientnet_lite2", "weights": "lite0"},
+            r"lite0\.npz is no \.npz file with the weights of efficientnet_lite2: ",
+        ),
+    ],
+)
+def test_says_what_is_wrong_with_the_weights(fields, message):
+    if fields["weights"] == "lite0":
+        fields = {**fields, "weights": str(encoders.WEIGHTS / "efficientnet_lite0.npz")}
+    with pytest.raises(UserError, match=message) as error:
+        encoders.build(LITE0.model_copy(update=fields))
+    assert "\n" not in str(error.value)
+
+
+def test_training_reaches_the_last_layers_alone():
+    encoder = encoders.build(LITE0)
+    encoders.train_last_layers(encoder, "blocks.15.expand_conv")
+    trained = [layer.name for layer in encoder.layers if layer.trainable_variables]
+    assert trained[0] == "blocks.15.expand_conv" and trained[-1] == "conv_head"
+    assert not any("bn" in name for name in trained)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    np.testing.assert_array_equal(encoder(image, training=True), encoder(image))
+    with pytest.raises(UserError, match=r"encoder\.trained_from: encoder has no layer 'blocks\.99'"):
+        encoders.train_last_layers(encoder, "blocks.99")

@@ -1,3 +1,5 @@
+import dataclasses
+import itertools
 import json
 import shutil
 import warnings
@@ -5,18 +7,20 @@ import warnings
 import h5py
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 import yaml
 from keras import ops
 
-from model import dataset, recipe, training
+from model import bundle, dataset, encoders, recipe, training
 from model.cider import CiderD
 from model.errors import UserError
 from model.training import Trainer
-from model.vocabulary import PAD, START
+from model.vocabulary import END, PAD, START, UNKNOWN
+from pipelines import examples
 from tests.conftest import TINY_RECIPE
-from tests.test_dataset import ENCODER, PHOTOS, SHAPE, write_split
+from tests.test_dataset import ENCODER, FILES, PHOTOS, SHAPE, TRAINED, write_split
 
 WHO = ["a dog", "a brown cat", "the man", "two women", "a girl in red"]
 WHAT = ["runs", "sits on grass", "jumps", "swims"]
@@ -47,10 +51,37 @@ def data(tmp_path_factory):
     return dataset.load(folder, ENCODER, mirror=True)
 
 
+def finetuned(cross_entropy=None, self_critical=None):
+    """A recipe that trains the encoder in its first phase."""
+    fields = tiny(None, self_critical).model_dump()
+    fields["encoder"]["trained_from"] = TRAINED.trained_from
+    fields["cross_entropy"] |= {"encoder_learning_rate": 0.001, **(cross_entropy or {})}
+    return recipe.parse(yaml.safe_dump(fields), "finetuned")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Photos of one colour each, and captions that name it."""
+    folder = tmp_path_factory.mktemp("data") / "images"
+    write_split(folder, learnable_features(), LEARNABLE, changes={"store": "images", "features": None, "flip": False})
+    colours = np.random.default_rng(0).integers(0, 256, (PHOTOS, 1, 1, 3))
+    photos = np.broadcast_to(colours, (PHOTOS, 64, 64, 3)).astype(np.uint8)
+    records = [
+        {"photo": f"{index:02d}.jpg", "captions": LEARNABLE[index], "image": photo.tobytes()}
+        for index, photo in enumerate(photos)
+    ]
+    for index in range(FILES):
+        path = folder / f"examples-{index:05d}.tfrecord.gz"
+        path.write_bytes(examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
+    return dataset.load(folder, TRAINED, mirror=False)
+
+
 def state_of(folder):
     """What `state.json` says, but for the recipe."""
     state = json.loads((folder / "state.json").read_text())
     del state["recipe"]
+    for figures in state["history"]:
+        del figures["seconds"]
     return state
 
 
@@ -72,16 +103,16 @@ class Trained:
                 sampled.append(reward)
             return reward
 
-        def recording_write(log, epoch, **figures):
-            self.figures.append((epoch, figures))
+        def recording_write(log, figures):
+            self.figures.append((figures["epoch"], figures))
             self.rewards.append(np.mean(sampled) if sampled else None)
             sampled.clear()
-            write(log, epoch, **figures)
+            write(log, figures)
 
         patch.setattr(CiderD, "score", recording_score)
         patch.setattr(training._Log, "write", recording_write)
         self.trainer = Trainer(self.recipe, data, data, folder)
-        self.decoder = self.trainer.run()
+        _, self.decoder = self.trainer.run()
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +133,8 @@ def eager():
 
 @pytest.fixture
 def no_steps(monkeypatch):
-    """Leaves training and validation out: every epoch's loss is 1 and every score is 5."""
-    monkeypatch.setattr(training, "_run_epoch", lambda *_: 1.0)
+    """Leaves training and validation out: every score is 5."""
+    monkeypatch.setattr(Trainer, "_run_epoch", lambda _, state, *others: state)
     monkeypatch.setattr(Trainer, "_validate", lambda *_: (5.0, 1))
 
 
@@ -136,10 +167,10 @@ def test_a_finished_training_returns_its_best_weights_again(trained, data, monke
     def unexpected(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(training, "_run_epoch", unexpected)
+    monkeypatch.setattr(Trainer, "_run_epoch", unexpected)
     again = Trainer(trained.recipe, data, data, trained.folder)
     assert again.vocabulary.words == trained.trainer.vocabulary.words
-    for one, other in zip(again.run().get_weights(), trained.decoder.get_weights(), strict=True):
+    for one, other in zip(again.run()[1].get_weights(), trained.decoder.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -166,16 +197,21 @@ def arrays_in(path):
 
 
 @pytest.mark.parametrize(
-    ("phase", "epochs"),
+    ("phase", "epochs", "killed_at"),
     [
-        ("cross_entropy", {"cross_entropy": 2, "self_critical": 0}),
-        ("self_critical", {"cross_entropy": 1, "self_critical": 2}),
+        # Before the last epoch's validation, and in the middle of an epoch.
+        ("cross_entropy", {"cross_entropy": 2, "self_critical": 0}, "validation"),
+        ("cross_entropy", {"cross_entropy": 2, "self_critical": 0}, 7),
+        ("self_critical", {"cross_entropy": 1, "self_critical": 2}, "validation"),
+        ("self_critical", {"cross_entropy": 1, "self_critical": 1}, 7),
     ],
 )
-def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, data, monkeypatch, eager, phase, epochs):
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
+    tmp_path, data, monkeypatch, eager, phase, epochs, killed_at
+):
     changes = {
         "patience": 9,
-        "photos_per_step": PHOTOS,
+        "photos_per_step": 4,
         "learning_rate": 0.01,
         "warmup_steps": 1,
         "weight_average": 0.8,
@@ -183,39 +219,105 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, data, m
         "dropout": 0.3,
     }
     chosen = tiny(**{name: {**changes, "epochs": count} for name, count in epochs.items()})
-    validate = Trainer._validate
-    seen = []
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0)
+    validate, train = Trainer._validate, keras.Model.train_on_batch
+    validated, steps = [], []
 
-    def copying(trainer, search):
-        seen.append(trainer)
-        if len(seen) == sum(epochs.values()):
-            # What a training that is killed in its last epoch leaves behind.
+    def leave_behind():
+        """What a training that is killed now leaves behind."""
+        if not (tmp_path / "killed").exists():
             shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-        return validate(trainer, search)
 
-    monkeypatch.setattr(Trainer, "_validate", copying)
-    whole = Trainer(chosen, data, data, tmp_path / "whole").run()
-    assert (state_of(tmp_path / "killed")["phase"], state_of(tmp_path / "killed")["epoch"]) == (phase, 1)
-    resumed = Trainer(chosen, data, data, tmp_path / "killed").run()
+    def validating(trainer, search, split):
+        validated.append(trainer)
+        if killed_at == "validation" and len(validated) == sum(epochs.values()):
+            leave_behind()
+        return validate(trainer, search, split)
 
-    assert len(seen) == sum(epochs.values()) + 1
-    assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole")
+    def training_step(*args, **kwargs):
+        if len(steps) == killed_at:
+            leave_behind()
+        steps.append(None)
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "_validate", validating)
+    monkeypatch.setattr(keras.Model, "train_on_batch", training_step)
+    _, whole = Trainer(chosen, data, data, tmp_path / "whole").run()
+    assert len(steps) == 5 * sum(epochs.values())
+    killed = state_of(tmp_path / "killed")
+    # The last checkpoint of an epoch is written when it is validated.
+    done = {"validation": 1, 7: 1 if phase == "cross_entropy" else 0}[killed_at]
+    assert (killed["phase"], killed["epoch"]) == (phase, done)
+    assert killed["step"] == (4 if killed_at == "validation" else 2)
+    assert killed["loss"]
+
+    steps.clear()
+    _, resumed = Trainer(chosen, data, data, tmp_path / "killed").run()
+    assert len(steps) == (1 if killed_at == "validation" else 3)
+    found, expected = state_of(tmp_path / "killed"), state_of(tmp_path / "whole")
+    assert found == expected
     for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(one, other)
     # The last checkpoint has the optimizer's state, too.
-    last = state_of(tmp_path / "whole")["weights"]
-    expected = arrays_in(tmp_path / "whole" / last)
-    found = arrays_in(tmp_path / "killed" / last)
+    found, expected = (arrays_in(tmp_path / run / expected["weights"]) for run in ("killed", "whole"))
     assert found.keys() == expected.keys()
     assert any(name.startswith("optimizer/") for name in found)
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_checkpoint_is_written_every_few_minutes_of_an_epoch(tmp_path, data, monkeypatch, eager):
+    clock = itertools.count(0, 200)
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    states = []
+    checkpoint = Trainer._checkpoint
+    monkeypatch.setattr(Trainer, "_checkpoint", lambda *args: states.append(args[1].step) or checkpoint(*args))
+    Trainer(tiny({"epochs": 1}, {"epochs": 0}), data, data, tmp_path).run()
+    # 200 seconds a step: every second one, and the whole epoch.
+    assert states == [2, 4, 0]
+
+
+def test_a_seed_makes_trainings_equal(tmp_path, data, eager):
+    changes = {"epochs": 1, "dropout": 0.3, "mirror": True}
+    found = []
+    for seed in (5, 5, 6):
+        chosen = tiny(changes, changes).model_copy(update={"seed": seed})
+        _, decoder = Trainer(chosen, data, data, tmp_path / str(len(found))).run()
+        found.append(np.concatenate([array.ravel() for array in decoder.get_weights()]))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 1e-3
+
+
+def test_some_captions_of_each_photo_are_trained_on(tmp_path, data, monkeypatch, no_steps):
+    seen = []
+
+    def collected(_, state, phase, network, trained, batches, steps):
+        seen.extend(batches(state.epoch, 0))
+        return state
+
+    monkeypatch.setattr(Trainer, "_run_epoch", collected)
+    trainer = Trainer(tiny({"epochs": 3, "captions": 1}, {"epochs": 0}), data, data, tmp_path)
+    trainer.run()
+    drawn = set()
+    for (features, inputs), targets, weights in seen:
+        assert targets.shape == inputs.shape == weights.shape == (4, 1, 9)
+        assert weights.mean() == pytest.approx(1)
+        for photo, ids, shifted in zip(features, targets[:, 0], inputs[:, 0], strict=True):
+            who, what = np.flatnonzero(photo[0, 0])
+            caption = " ".join(trainer.vocabulary.decode(ids))
+            assert caption.removesuffix(" there") == f"{WHO[who]} {WHAT[what - 5]}"
+            assert shifted[0] == START and " ".join(trainer.vocabulary.decode(shifted[1:])) == caption
+            drawn.add(caption)
+    # Both captions of a photo have their turn.
+    assert any(f"{caption} there" in drawn for caption in drawn)
 
 
 def test_averaged_weights_are_validated_and_kept(tmp_path, data, monkeypatch, eager):
     chosen = tiny({"epochs": 1, "photos_per_step": 5, "learning_rate": 0.01, "weight_average": 0.9}, {"epochs": 0})
     validated, steps = [], []
-    monkeypatch.setattr(Trainer, "_validate", lambda _, search: (validated.append(search.get_weights()), (1.0, 1))[1])
+    monkeypatch.setattr(
+        Trainer, "_validate", lambda _, search, split: (validated.append(search.get_weights()), (1.0, 1))[1]
+    )
     train = keras.Model.train_on_batch
 
     def recorded(model, *args, **kwargs):
@@ -225,7 +327,7 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, data, monkeypatch, ea
 
     monkeypatch.setattr(keras.Model, "train_on_batch", recorded)
     trainer = Trainer(chosen, data, data, tmp_path)
-    best = trainer.run().get_weights()
+    best = trainer.run()[1].get_weights()
     assert len(steps) == 4
     for place, average in enumerate(steps[0]):
         for step in steps[1:]:
@@ -233,7 +335,7 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, data, monkeypatch, ea
         np.testing.assert_allclose(best[place], average, atol=1e-6)
         np.testing.assert_array_equal(validated[0][place], best[place])
     # Training itself goes on from the weights that are not averaged.
-    current = trainer._decoder(dropout=0.0)
+    current = trainer._network(dropout=0.0)
     current.load_weights(tmp_path / state_of(tmp_path)["weights"])
     for place, array in enumerate(current.get_weights()):
         np.testing.assert_array_equal(array, steps[-1][place])
@@ -246,7 +348,7 @@ def test_patience_ends_a_phase(tmp_path, data, no_steps, monkeypatch):
     chosen = tiny({"epochs": 9, "patience": 3}, {"epochs": 9, "patience": 2})
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Log, "write", lambda _, epoch, **figures: seen.append(epoch))
+        patch.setattr(training._Log, "write", lambda _, figures: seen.append(figures["epoch"]))
         Trainer(chosen, data, data, tmp_path).run()
     # The first epoch is the best, and those after it are no better.
     assert seen == [1, 2, 3, 4, 1, 2, 3]
@@ -291,7 +393,12 @@ def test_an_epoch_with_captions_all_alike_is_no_better(tmp_path, data, no_steps,
 @pytest.mark.parametrize("mirror", [False, True])
 def test_photos_are_trained_with_their_own_captions(tmp_path, data, monkeypatch, no_steps, mirror):
     epochs = []
-    monkeypatch.setattr(training, "_run_epoch", lambda _, batches, *others: epochs.append(list(batches)) or 1.0)
+
+    def collected(_, state, phase, network, trained, batches, steps):
+        epochs.append(list(batches(state.epoch, 0)))
+        return state
+
+    monkeypatch.setattr(Trainer, "_run_epoch", collected)
     trainer = Trainer(tiny({"epochs": 2, "mirror": mirror}, {"epochs": 0}), data, data, tmp_path)
     trainer.run()
     orders = []
@@ -329,8 +436,18 @@ def test_loss_is_cross_entropy_with_smoothed_labels(smoothing):
     np.testing.assert_allclose(loss, -(labels * logs).sum(axis=-1), rtol=1e-5)
 
 
+def test_self_critical_loss_is_among_the_words_that_can_be_written():
+    logits = np.random.default_rng(0).normal(size=(2, 6)).astype("float32")
+    loss = training._WrittenLoss().call(np.array([END, 4]), ops.convert_to_tensor(logits))
+    written = np.exp(logits[:, [END, 4, 5]])
+    np.testing.assert_allclose(loss, -np.log(written[[0, 1], [0, 1]] / written.sum(axis=1)), rtol=1e-5)
+    # What can't be written weighs nothing, however probable it is.
+    logits[:, [PAD, START, UNKNOWN]] += 50
+    np.testing.assert_allclose(training._WrittenLoss().call(np.array([END, 4]), ops.convert_to_tensor(logits)), loss)
+
+
 def test_only_matrices_decay(tmp_path, data):
-    decoder = Trainer(tiny(), data, data, tmp_path)._decoder(dropout=0.0)
+    decoder = Trainer(tiny(), data, data, tmp_path)._network(dropout=0.0)
     for variable in decoder.trainable_variables:
         variable.assign(ops.ones_like(variable))
     phase = tiny({"weight_decay": 0.5, "learning_rate": 0.01}).cross_entropy
@@ -341,8 +458,69 @@ def test_only_matrices_decay(tmp_path, data):
         np.testing.assert_allclose(variable, expected, rtol=1e-5, err_msg=variable.path)
 
 
+def test_an_encoder_is_trained_then_left_alone(tmp_path, images):
+    chosen = finetuned({"epochs": 1, "dropout": 0.1}, {"epochs": 1, "mirror": True})
+    start = encoders.build(chosen.encoder)
+    trainer = Trainer(chosen, images, images, tmp_path / "training")
+    encoder, decoder = trainer.run()
+    assert not encoder.trainable_variables
+    moved = {
+        variable.path: float(np.abs(np.asarray(variable) - np.asarray(old)).max())
+        for variable, old in zip(encoder.variables, start.variables, strict=True)
+    }
+    names = [layer.name for layer in encoder.layers]
+    trained = names[names.index(TRAINED.trained_from) :]
+    for path, distance in moved.items():
+        layer = path.split("/")[-2]
+        # Normalisation keeps its statistics and its scale.
+        assert (distance > 0) == (layer in trained and "bn" not in layer), path
+    # The second phase trained the decoder alone, on features that the trained encoder made once.
+    state = state_of(tmp_path / "training")
+    assert (state["phase"], state["epoch"]) == ("self_critical", 1)
+    features = dataclasses.replace(
+        images, folder=tmp_path / "training" / "features" / "training", store="features", shape=SHAPE, flip=True
+    )
+    made = np.concatenate(list(features.features(50).as_numpy_iterator()))
+    photos = np.concatenate(list(images.features(50).as_numpy_iterator()))
+    best = trainer._network(dropout=0.0)
+    best.load_weights(tmp_path / "training" / state["best_weights"])
+    np.testing.assert_allclose(made, best.photo_encoder.predict_on_batch(photos), rtol=1e-2, atol=1e-2)
+
+    # What it makes is a bundle that another training can start from.
+    with bundle.BundleWriter(tmp_path / "bundle") as writer:
+        writer.add_model(chosen, encoder, decoder, trainer.vocabulary)
+        writer.add_metrics({}, "")
+    again = Trainer(chosen, images, images, tmp_path / "again", start=tmp_path / "bundle")
+    assert again.vocabulary.words == trainer.vocabulary.words
+    network = again._network(dropout=0.0)
+    for restored, trained_model in ((network.photo_encoder, encoder), (network.caption_decoder, decoder)):
+        for one, other in zip(restored.get_weights(), trained_model.get_weights(), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_encoder_learns_at_its_own_rate(tmp_path, images):
+    chosen = finetuned({"learning_rate": 0.01, "encoder_learning_rate": 0.001, "weight_decay": 0.5})
+    network = Trainer(chosen, images, images, tmp_path)._network(dropout=0.0)
+    encoders.train_last_layers(network.photo_encoder, chosen.encoder.trained_from)
+    encoder = {id(variable) for variable in network.photo_encoder.trainable_variables}
+    before = [np.asarray(variable) for variable in network.trainable_variables]
+    optimizer = training._optimizer(chosen.cross_entropy, 10, network)
+
+    @tf.function
+    def step():
+        optimizer.apply([ops.ones_like(v) for v in network.trainable_variables], network.trainable_variables)
+
+    step()
+    assert 0 < len(encoder) < len(before)
+    for variable, old in zip(network.trainable_variables, before, strict=True):
+        # Adam's first step is the learning rate, whatever the gradient; an encoder's weights do not decay.
+        decay = 0.005 * old if len(old.shape) > 1 and id(variable) not in encoder else 0.0
+        rate = 0.001 if id(variable) in encoder else 0.01
+        np.testing.assert_allclose(np.asarray(variable), old - decay - rate, atol=2e-5, err_msg=variable.path)
+
+
 def test_learning_rate_warms_up_and_falls_to_its_last_share(tmp_path, data):
-    decoder = Trainer(tiny(), data, data, tmp_path)._decoder(dropout=0.0)
+    decoder = Trainer(tiny(), data, data, tmp_path)._network(dropout=0.0)
     phase = tiny({"epochs": 3, "warmup_steps": 5, "learning_rate": 0.01, "final_learning_rate": 0.1}).cross_entropy
     rate = training._optimizer(phase, 10, decoder)._learning_rate
     rates = [float(rate(step)) for step in range(31)]
