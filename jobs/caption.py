@@ -17,6 +17,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs import search_options
+
 if TYPE_CHECKING:
     from pipelines.caption import CaptionOptions
     from pipelines.report import Report
@@ -30,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, help="folder (all below it), glob or photo; local or gs://")
     parser.add_argument("--output", required=True, help="folder that holds the captions of all runs; local or gs://")
     parser.add_argument("--bundle", metavar="DIR", help="model bundle; the one in the package by default")
-    parser.add_argument("--beam-width", type=_count, metavar="N", help="captions that beam search keeps (3)")
-    parser.add_argument("--max-length", type=_count, metavar="N", help="most words in a caption (20)")
+    search_options.add_arguments(parser)
     parser.add_argument(
         "--alternatives", type=_whole, default=0, metavar="N", help="second-best captions to write, too (0)"
     )
@@ -82,12 +83,8 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
 
     folder = Path(options.bundle) if options.bundle else bundle.DEFAULT
     model = bundle.describe(folder)
-    settings = model.settings._replace(
-        **{name: value for name, value in _chosen(options).items() if value is not None},
-    )
-    if settings.max_length > model.longest:
-        raise UserError(f"--max-length {settings.max_length}: the model {folder} writes at most {model.longest} words")
-    if options.alternatives >= settings.beam_width:
+    settings = search_options.chosen(options, model)
+    if options.alternatives >= settings.beam_width and not settings.top_p:
         raise UserError(
             f"--alternatives {options.alternatives}: a beam width of {settings.beam_width} gives at most "
             f"{settings.beam_width - 1}; raise --beam-width"
@@ -122,10 +119,6 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
         "version": importlib.metadata.version("beamscribe"),
     }
     return caption_options, config
-
-
-def _chosen(options: argparse.Namespace) -> dict[str, int | None]:
-    return {"beam_width": options.beam_width, "max_length": options.max_length}
 
 
 def _absolute(uri: str) -> str:

@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from jobs import search_options
+
 EXAMPLE = """beamscribe evaluate --images flickr8k/images --captions flickr8k/captions.txt \\
     --split flickr8k/Flickr_8k.devImages.txt --train-split flickr8k/Flickr_8k.trainImages.txt"""
 
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", required=True, metavar="FILE", help="file names of the photos to score, one a line")
     parser.add_argument("--train-split", metavar="FILE", help="photos trained on; gives the share of copied captions")
     parser.add_argument("--captions-from", metavar="DIR", help="score the captions in this output folder instead")
-    parser.add_argument("--beam-width", type=int, metavar="N", help="captions that beam search keeps (3)")
+    search_options.add_arguments(parser)
     parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
 
 
@@ -58,6 +60,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 
 def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
     """Captions the photos with the bundle; those that fail are told of and left out."""
+    import numpy as np
     from tqdm import tqdm
 
     from model import bundle
@@ -68,23 +71,20 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
     from pipelines.photos import PhotoRef, Shard
 
     folder = options.bundle or bundle.DEFAULT
-    settings = bundle.describe(folder).settings
-    if options.beam_width is not None:
-        if options.beam_width < 1:
-            raise UserError("--beam-width must be at least 1")
-        settings = settings._replace(beam_width=options.beam_width)
+    settings = search_options.chosen(options, bundle.describe(folder))
     if not os.path.isdir(options.images):
         raise UserError(f"--images: no folder {options.images}")
     model = bundle.CaptionModel(folder)
     refs = tuple(PhotoRef(storage.join(options.images, photo), etag="") for photo in photos)
     stream = PhotoStream(Shard(0, refs)).decoded(model.image_size)
+
+    def caption(images: np.ndarray, photos: list[str]) -> np.ndarray:
+        # Figures must not depend on where the photos lie.
+        names = [os.path.basename(photo) for photo in photos]
+        return model.caption(images, settings, bundle.draws(names, settings, 1, model.longest))[0][:, 0]
+
     captions = {}
-    for photo, result in tqdm(
-        infer(stream, lambda images: model.caption(images, settings)[0][:, 0], batch_size=32),
-        total=len(refs),
-        unit="photo",
-        desc="captioned",
-    ):
+    for photo, result in tqdm(infer(stream, caption, batch_size=32), total=len(refs), unit="photo", desc="captioned"):
         name = os.path.basename(photo.ref.photo)
         if isinstance(result, Failure):
             print(f"{name}: {result.error}: {result.message}", file=sys.stderr)

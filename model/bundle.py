@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from model.vocabulary import Vocabulary
 DEFAULT = Path(__file__).parent / "default_bundle"
 
 _DESCRIPTION = "bundle.json"
+VOCABULARY = "vocabulary.txt"
 # What the captions depend on, and so the fingerprint: not the figures, nor the card.
-_FINGERPRINTED = ("saved_model", "recipe.yaml", "vocabulary.txt")
+_FINGERPRINTED = ("saved_model", "recipe.yaml", VOCABULARY)
 
 
 class CaptionSettings(NamedTuple):
@@ -27,15 +29,37 @@ class CaptionSettings(NamedTuple):
     Attributes:
       beam_width: captions that beam search keeps at each step.
       max_length: most words in a caption.
+      min_length: fewest words in a caption.
+      length_penalty: how much beam search favours long captions (Wu et al. 2016, arXiv:1609.08144, equation 14).
+      no_repeat_ngram: no sequence of so many words occurs twice in a caption; 0 allows all.
+      top_p: above 0, captions are drawn, not searched for: from the most probable words that together have this
+        probability (Holtzman et al. 2020, arXiv:1904.09751).
+      temperature: of the drawing; above 1 for more varied captions.
+      seed: of the drawing.
     """
 
     beam_width: int
     max_length: int
+    min_length: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    top_p: float = 0.0
+    temperature: float = 1.0
+    seed: int = 0
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The fields that change nothing: those of drawing in a search, and the other way round."""
+        return _OF_SEARCH if self.top_p else _OF_DRAWING
 
     @property
     def fingerprint(self) -> str:
-        """A short text that is equal for equal settings."""
-        return ",".join(f"{name}={value}" for name, value in self._asdict().items())
+        """A short text that is equal for settings that write the same captions."""
+        return ",".join(f"{name}={value}" for name, value in self._asdict().items() if name not in self.idle)
+
+
+_OF_SEARCH = frozenset(("beam_width", "length_penalty"))
+_OF_DRAWING = frozenset(("top_p", "temperature", "seed"))
 
 
 class Description(NamedTuple):
@@ -61,45 +85,98 @@ class CaptionModel:
 
     Attributes:
       image_size: height and width of the photos that it takes, pixels.
+      longest: most words that a caption can have.
     """
 
     def __init__(self, folder: Path):
         with quiet_imports():
             import tensorflow as tf
 
-        self.image_size = describe(folder).image_size
+        description = describe(folder)
+        self.image_size, self.longest = description.image_size, description.longest
         self._tensorflow = tf
         # The signatures live only as long as the object that was loaded.
         self._loaded = tf.saved_model.load(str(folder / "saved_model"))
 
-    def caption(self, images: np.ndarray, settings: CaptionSettings) -> tuple[np.ndarray, np.ndarray]:
+    def caption(
+        self, images: np.ndarray, settings: CaptionSettings, uniforms: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Captions photos.
 
         Args:
           images: `[batch, size, size, 3]`, uint8, RGB.
-          settings: beam width and length.
+          settings: of beam search, or of drawing where `top_p` is above 0.
+          uniforms: the randomness of drawing, `[batch, captions, longest + 1]`, float32, in [0, 1), as `draws` makes
+            it; says how many captions to draw for each photo. None where they are searched for.
 
         Returns:
-          Captions `[batch, beam_width]`, str, best first, and their mean log-probability a token, float32, nats.
+          Captions `[batch, beam_width]`, or `[batch, captions]` where they are drawn, str, best first, and their mean
+          log-probability a token, float32, nats.
         """
-        return self._call("caption", settings, images=images)
+        return self._call("", settings, uniforms, images=images)
 
-    def caption_features(self, features: np.ndarray, settings: CaptionSettings) -> tuple[np.ndarray, np.ndarray]:
-        """Captions features `[batch, height, width, channels]`, float16; returns what `caption` does."""
-        return self._call("caption_features", settings, features=features)
+    def caption_features(
+        self, features: np.ndarray, settings: CaptionSettings, uniforms: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Captions features `[batch, height, width, channels]`, float16; takes and returns what `caption` does."""
+        return self._call("_features", settings, uniforms, features=features)
+
+    @property
+    def decoder_parameters(self) -> int:
+        """How many numbers the decoder has learned or been given."""
+        return sum(variable.shape.num_elements() for variable in self._loaded.decoder_weights)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """The encoder's features `[batch, height, width, channels]`, float16, of photos as `caption` takes them."""
         return self._loaded.signatures["features"](images=self._tensorflow.constant(images))["features"].numpy()
 
-    def _call(self, signature: str, settings: CaptionSettings, **inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        constant = self._tensorflow.constant
-        outputs = self._loaded.signatures[signature](
-            **{name: constant(array) for name, array in inputs.items()},
-            beam_width=constant(settings.beam_width),
-            max_length=constant(settings.max_length),
-        )
+    def _call(
+        self, suffix: str, settings: CaptionSettings, uniforms: np.ndarray | None, **inputs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        signature = self._loaded.signatures[("sample" if settings.top_p else "caption") + suffix]
+        given = {**inputs, **settings._asdict(), "uniforms": uniforms}
+        # Signatures are strict about types.
+        specs = signature.structured_input_signature[1].items()
+        outputs = signature(**{name: self._tensorflow.constant(given[name], spec.dtype) for name, spec in specs})
         return np.char.decode(outputs["captions"].numpy().astype("S"), "utf-8"), outputs["scores"].numpy()
+
+
+def draws(names: Sequence[str], settings: CaptionSettings, captions: int, longest: int) -> np.ndarray | None:
+    """The randomness of drawing captions, which depends on the seed and on each photo's name alone.
+
+    A photo's captions are thus the same in any batch, shard and run.
+
+    Args:
+      names: of the photos of a batch.
+      settings: whether to draw at all, and the seed.
+      captions: how many to draw for each photo.
+      longest: most words that a caption of the model can have.
+
+    Returns:
+      `[batch, captions, longest + 1]`, float32, in [0, 1); None where captions are searched for.
+    """
+    if not settings.top_p:
+        return None
+    digests = [hashlib.sha256(f"{settings.seed} {name}".encode(errors="surrogatepass")).digest() for name in names]
+    generators = [np.random.default_rng(int.from_bytes(digest, "little")) for digest in digests]
+    return np.stack([g.random((captions, longest + 1), np.float32) for g in generators])
+
+
+def is_bundle(path: str) -> bool:
+    """Whether a path is that of a bundle's folder."""
+    return (Path(path) / _DESCRIPTION).is_file()
+
+
+def restore(folder: Path, encoder: Any = None, decoder: Any = None) -> None:
+    """Gives models the weights of a bundle of models of the same shape.
+
+    Raises:
+      UserError: it is no bundle, it is damaged, or its models have other shapes.
+    """
+    from model import export
+
+    describe(folder)
+    export.restore(folder / "saved_model", encoder, decoder)
 
 
 def describe(folder: Path) -> Description:
@@ -158,7 +235,7 @@ class BundleWriter:
         from model import export
 
         export.save(self.path / "saved_model", encoder, decoder, vocabulary)
-        vocabulary.save(self.path / "vocabulary.txt")
+        vocabulary.save(self.path / VOCABULARY)
         (self.path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         description = Description(
             fingerprint=_fingerprint(self.path),

@@ -1,5 +1,6 @@
-"""From a trained encoder and decoder to a SavedModel: pixels in, captions out."""
+"""From a trained encoder and decoder to a SavedModel, pixels in, captions out; and its weights back again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,54 +8,96 @@ import keras
 import tensorflow as tf
 
 from model import search
+from model.decoders.base import Decoder
+from model.errors import UserError
+from model.search import Rules
 from model.vocabulary import SPECIALS, Vocabulary
 
+# Inputs of the signatures beside images or features: names, as in `model.search`, and types.
+_RULES = {"max_length": tf.int32, "min_length": tf.int32, "no_repeat_ngram": tf.int32}
+_BEAM_SEARCH = {"beam_width": tf.int32, "length_penalty": tf.float32, **_RULES}
+_SAMPLING = {"top_p": tf.float32, "temperature": tf.float32, **_RULES}
 
-def save(folder: Path, encoder: keras.Model, decoder: keras.Model, vocabulary: Vocabulary) -> None:
-    """Writes a SavedModel with the signatures `caption`, `features` and `caption_features`.
 
-    The weights are stored as float16 and cast to float32 once a call, before the decoding loop.
+def save(folder: Path, encoder: keras.Model, decoder: Decoder, vocabulary: Vocabulary) -> None:
+    """Writes a SavedModel that holds both networks and the vocabulary.
+
+    Its signatures are `features` (of images), `caption` and `caption_features` (beam search), `sample` and
+    `sample_features`. The weights are stored as float16 and cast to float32 once a call, before the decoding loop.
     """
     module = _Captioner(encoder, decoder, vocabulary)
     size = encoder.input_shape[1]
     images = tf.TensorSpec((None, size, size, 3), tf.uint8, name="images")
     features = tf.TensorSpec((None, *encoder.output_shape[1:]), tf.float16, name="features")
-    beam_width = tf.TensorSpec((), tf.int32, name="beam_width")
-    max_length = tf.TensorSpec((), tf.int32, name="max_length")
+    uniforms = tf.TensorSpec((None, None, decoder.slots), tf.float32, name="uniforms")
+    beam = {name: tf.TensorSpec((), dtype, name=name) for name, dtype in _BEAM_SEARCH.items()}
+    sampling = {name: tf.TensorSpec((), dtype, name=name) for name, dtype in _SAMPLING.items()}
     tf.saved_model.save(
         module,
         str(folder),
         signatures={
-            "caption": module.caption.get_concrete_function(images, beam_width, max_length),
             "features": module.features.get_concrete_function(images),
-            "caption_features": module.caption_features.get_concrete_function(features, beam_width, max_length),
+            "caption": module.caption.get_concrete_function(images, **beam),
+            "caption_features": module.caption_features.get_concrete_function(features, **beam),
+            "sample": module.sample.get_concrete_function(images, uniforms=uniforms, **sampling),
+            "sample_features": module.sample_features.get_concrete_function(features, uniforms=uniforms, **sampling),
         },
     )
 
 
+def restore(folder: Path, encoder: keras.Model | None, decoder: Decoder | None) -> None:
+    """Gives models the weights of a SavedModel that `save` wrote of models of the same shape.
+
+    Raises:
+      UserError: they have other shapes.
+    """
+    module = tf.saved_model.load(str(folder))
+    stored = ((encoder, module.encoder_weights, "encoder"), (decoder, module.decoder_weights, "decoder"))
+    for model, weights, name in stored:
+        if model is not None:
+            _assign(_variables(model), weights, f"the {name} in {folder.parent}")
+
+
+def _assign(variables: Sequence[keras.Variable], weights: Sequence[tf.Variable], source: str) -> None:
+    if len(variables) != len(weights):
+        raise UserError(f"{source} has {len(weights)} weights, the recipe's has {len(variables)}: they are not alike")
+    for variable, weight in zip(variables, weights, strict=True):
+        if tuple(variable.shape) != tuple(weight.shape):
+            raise UserError(f"{source}: {variable.path} is {tuple(weight.shape)}, the recipe's {tuple(variable.shape)}")
+        variable.assign(tf.cast(weight, tf.float32))
+
+
 class _Captioner(tf.Module):
-    def __init__(self, encoder: keras.Model, decoder: keras.Model, vocabulary: Vocabulary):
+    def __init__(self, encoder: keras.Model, decoder: Decoder, vocabulary: Vocabulary):
         super().__init__()
         # Kept in functions: as attributes, the models' own float32 variables would be saved, too.
-        self._encode, self._encoder_weights = _with_half_weights(encoder)
-        beam_search = _BeamSearch(decoder)
-        self._search, self._decoder_weights = _with_half_weights(beam_search)
+        self._encode, self.encoder_weights = _with_half_weights(encoder, encoder)
+        self._search, self.decoder_weights = _with_half_weights(_BeamSearch(decoder), decoder)
+        self._draw, _ = _with_half_weights(_Sampler(decoder), decoder, self.decoder_weights)
         self._words = tf.constant(["" if word in SPECIALS else word for word in vocabulary.words])
-
-    @tf.function
-    def caption(self, images, beam_width, max_length):
-        return self._write(self._encode(images), beam_width, max_length)
 
     @tf.function
     def features(self, images):
         return {"features": tf.cast(self._encode(images), tf.float16)}
 
     @tf.function
-    def caption_features(self, features, beam_width, max_length):
-        return self._write(tf.cast(features, tf.float32), beam_width, max_length)
+    def caption(self, images, **settings):
+        return self._write(self._search({"features": self._encode(images), **settings}))
 
-    def _write(self, features, beam_width, max_length) -> dict[str, Any]:
-        ids, scores = self._search((features, beam_width, max_length))
+    @tf.function
+    def caption_features(self, features, **settings):
+        return self._write(self._search({"features": tf.cast(features, tf.float32), **settings}))
+
+    @tf.function
+    def sample(self, images, **settings):
+        return self._write(self._draw({"features": self._encode(images), **settings}))
+
+    @tf.function
+    def sample_features(self, features, **settings):
+        return self._write(self._draw({"features": tf.cast(features, tf.float32), **settings}))
+
+    def _write(self, found) -> dict[str, Any]:
+        ids, scores = found
         words = tf.strings.reduce_join(tf.gather(self._words, ids), axis=-1, separator=" ")
         # A clitic ("'s") belongs to the word before it.
         captions = tf.strings.regex_replace(tf.strings.strip(words), " '", "'")
@@ -64,24 +107,55 @@ class _Captioner(tf.Module):
 class _BeamSearch(keras.Model):
     """`search.beam_search` with the settings as inputs."""
 
-    def __init__(self, decoder: keras.Model):
+    def __init__(self, decoder: Decoder):
         super().__init__()
         self.decoder = decoder
         self.built = True
 
     def call(self, inputs):
-        features, beam_width, max_length = inputs
-        return search.beam_search(self.decoder, features, beam_width, max_length)
+        rules = Rules(**{name: inputs[name] for name in _RULES})
+        return search.beam_search(
+            self.decoder, inputs["features"], inputs["beam_width"], rules, inputs["length_penalty"]
+        )
 
 
-def _with_half_weights(model: keras.Model) -> tuple[Any, list[tf.Variable]]:
-    """A function that runs the model with float16 copies of its weights, and those copies."""
-    kinds = (model.trainable_variables, model.non_trainable_variables)
-    trainable, other = ([tf.Variable(tf.cast(v.value, tf.float16), trainable=False) for v in kind] for kind in kinds)
+class _Sampler(keras.Model):
+    """`search.sample` with the settings as inputs; the best of a photo's captions first."""
 
+    def __init__(self, decoder: Decoder):
+        super().__init__()
+        self.decoder = decoder
+        self.built = True
+
+    def call(self, inputs):
+        rules = Rules(**{name: inputs[name] for name in _RULES})
+        ids, scores = search.sample(
+            self.decoder, inputs["features"], inputs["uniforms"], rules, inputs["top_p"], inputs["temperature"]
+        )
+        best_first = tf.argsort(-scores, stable=True)
+        return tf.gather(ids, best_first, batch_dims=1), tf.gather(scores, best_first, batch_dims=1)
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    """A model's weights, whatever training may change, in the order in which they are stored."""
+    return [variable for variable in model.variables if "seed_generator" not in variable.path]
+
+
+def _with_half_weights(
+    model: keras.Model, network: keras.Model, weights: list[tf.Variable] | None = None
+) -> tuple[Any, list[tf.Variable]]:
+    """A function that runs a model with float16 copies of its network's weights, and those copies."""
+    variables = _variables(network)
+    halves = weights or [tf.Variable(tf.cast(v.value, tf.float16), trainable=False) for v in variables]
+    # Other variables are the states of dropout's generators, which inference never asks.
+    others = {id(v): v.numpy() for v in model.variables if "seed_generator" in v.path}
+
+    # A function of its own, so that signatures that differ in what comes before it share one trace of it.
+    @tf.function
     def run(inputs):
-        weights = ([tf.cast(variable, tf.float32) for variable in kind] for kind in (trainable, other))
-        outputs, _ = model.stateless_call(*weights, inputs)
+        values = others | {id(v): tf.cast(half, tf.float32) for v, half in zip(variables, halves, strict=True)}
+        kinds = (model.trainable_variables, model.non_trainable_variables)
+        outputs, _ = model.stateless_call(*[[values[id(v)] for v in kind] for kind in kinds], inputs)
         return outputs
 
-    return run, [*trainable, *other]
+    return lambda inputs: run(inputs), halves

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.pvalue import AsIter
 
-from model.bundle import CaptionModel, CaptionSettings
+from model.bundle import CaptionModel, CaptionSettings, draws
 from pipelines import plan, storage
 from pipelines.decode_pool import Photo
 from pipelines.export import ExportMissing
@@ -35,8 +35,8 @@ class CaptionOptions:
       run: id of this run.
       bundle: folder of the model bundle.
       model: its fingerprint.
-      settings: beam width and length.
-      alternatives: how many of the other beams to write.
+      settings: how captions are searched for or drawn.
+      alternatives: how many to write beside the best caption.
       batch_size: photos in one call of the model.
       shard_size: photos a shard, about.
       workers: how many there are to keep busy.
@@ -125,11 +125,13 @@ class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
     def run_inference(self, batch: Any, model: CaptionModel, inference_args=None) -> Iterable[ShardResult]:
         """Reads, decodes and captions one shard."""
 
-        def caption(images: np.ndarray) -> list[list[Alternative]]:
-            captions, scores = model.caption(images, self._options.settings)
+        def caption(images: np.ndarray, photos: list[str]) -> list[list[Alternative]]:
+            settings = self._options.settings
+            uniforms = draws(photos, settings, 1 + self._options.alternatives, model.longest)
+            captions, scores = model.caption(images, settings, uniforms)
             return [
-                [Alternative(str(text), float(score)) for text, score in zip(*beams, strict=True)]
-                for beams in zip(captions, scores, strict=True)
+                [Alternative(str(text), float(score)) for text, score in zip(*of_photo, strict=True)]
+                for of_photo in zip(captions, scores, strict=True)
             ]
 
         results = infer(batch.decoded(model.image_size), caption, self._options.batch_size)

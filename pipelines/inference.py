@@ -30,12 +30,16 @@ class PhotoStream:
         return decode_pool.shared().stream(self.shard.photos, size)
 
 
-def infer(photos: Iterable[Photo], model: Callable[[np.ndarray], Any], batch_size: int) -> Iterator[tuple[Photo, Any]]:
+# From images `[batch, size, size, 3]`, uint8, and their photos' URIs or paths, to one result for each.
+Model = Callable[[np.ndarray, list[str]], Any]
+
+
+def infer(photos: Iterable[Photo], model: Model, batch_size: int) -> Iterator[tuple[Photo, Any]]:
     """Runs a model on the photos that decoded.
 
     Args:
       photos: decoded photos and failures.
-      model: from images `[batch, size, size, 3]`, uint8, to one result for each.
+      model: what makes the results.
       batch_size: most photos in one call.
 
     Yields:
@@ -43,7 +47,7 @@ def infer(photos: Iterable[Photo], model: Callable[[np.ndarray], Any], batch_siz
     """
     for batch in _batched(photos, batch_size):
         good = [photo for photo in batch if photo.decoded.failure is None]
-        results = iter(_run(model, [photo.decoded.pixels for photo in good]))
+        results = iter(_run(model, good))
         for photo in batch:
             yield photo, photo.decoded.failure or next(results)
 
@@ -62,16 +66,17 @@ def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
         yield batch
 
 
-def _run(model: Callable[[np.ndarray], Any], images: list[Any]) -> Any:
-    if not images:
+def _run(model: Model, photos: list[Photo]) -> Any:
+    if not photos:
         return ()
     try:
-        return model(np.stack(images))
+        images: Any = [photo.decoded.pixels for photo in photos]
+        return model(np.stack(images), [photo.ref.photo for photo in photos])
     except Exception as error:  # noqa: BLE001 - whatever it is, it must cost no other photo
-        if len(images) == 1:
+        if len(photos) == 1:
             message = " ".join(str(error).split())[:500] or type(error).__name__
             return (Failure(Stage.CAPTION, ErrorCode.MODEL_ERROR, message),)
-        return list(itertools.chain.from_iterable(_run(model, [image]) for image in images))
+        return list(itertools.chain.from_iterable(_run(model, [photo]) for photo in photos))
 
 
 def shards_of(photos: Sequence[PhotoRef], size: int) -> Iterator[Shard]:

@@ -130,6 +130,86 @@ def test_other_settings_are_another_caption(archive, tmp_path, tiny_bundle):
     assert report_of(output, second)["listed"] == 3
 
 
+def texts_of(output: Path) -> dict[str, list[str]]:
+    """The captions of every photo that has some, best first."""
+    rows = [row for row in rows_of(output) if row["status"] == "captioned"]
+    return {row["photo"]: [row["caption"], *(other["caption"] for other in row["alternatives"])] for row in rows}
+
+
+def words_of(output: Path) -> list[list[str]]:
+    return [caption.split() for captions in texts_of(output).values() for caption in captions]
+
+
+DRAWING = ("--top-p", "0.95", "--temperature", "2", "--alternatives", "3")
+BOUNDS = ("--min-length", "4", "--max-length", "7", "--no-repeat-ngram", "1")
+
+
+def are_within_bounds(captions: list[list[str]]) -> bool:
+    return all(4 <= len(words) == len(set(words)) <= 7 for words in captions)
+
+
+def test_drawn_captions_depend_on_the_photo_and_the_seed_alone(archive, tmp_path, tiny_bundle):
+    from pipelines import decoding
+
+    break_some(archive)
+    captioned(archive, tmp_path / "one", tiny_bundle, *DRAWING, "--shard-size", "8", "--batch-size", "3")
+    rows = [row for row in rows_of(tmp_path / "one") if row["status"] == "captioned"]
+    assert len(rows) == 41 and all(len(row["alternatives"]) == 3 for row in rows)
+    # They are those of the model, best first.
+    model = bundle.CaptionModel(tiny_bundle)
+    settings = bundle.describe(tiny_bundle).settings._replace(top_p=0.95, temperature=2.0)
+    for row in rows[::8]:
+        pixels = decoding.decode(Path(row["photo"]).read_bytes(), model.image_size).pixels
+        uniforms = bundle.draws([row["photo"]], settings, 4, model.longest)
+        captions, scores = model.caption(pixels[None], settings, uniforms)
+        assert texts_of(tmp_path / "one")[row["photo"]] == captions[0].tolist()
+        found = [row["score"], *(other["score"] for other in row["alternatives"])]
+        assert found == pytest.approx(scores[0].tolist(), abs=1e-4) and found == sorted(found, reverse=True)
+    # The same photos in other places of other batches and shards.
+    (archive / "000.jpg").unlink()
+    captioned(archive, tmp_path / "two", tiny_bundle, *DRAWING, "--batch-size", "16")
+    captioned(archive, tmp_path / "three", tiny_bundle, *DRAWING, *BOUNDS, "--seed", "1")
+    one, two, three = (texts_of(tmp_path / name) for name in ("one", "two", "three"))
+    assert len(set(map(str, one.values()))) > 35
+    assert not are_within_bounds(words_of(tmp_path / "one")) and are_within_bounds(words_of(tmp_path / "three"))
+    del one[str(archive / "000.jpg")]
+    assert two == one
+    assert three.keys() == one.keys() and not any(three[photo] == one[photo] for photo in one)
+
+
+def test_a_search_keeps_to_its_options(archive, tmp_path, tiny_bundle):
+    lengths = []
+    for penalty, options in (("0", ()), ("10", ()), ("0", BOUNDS)):
+        output = tmp_path / f"{penalty} {bool(options)}"
+        chosen = ("--beam-width", "6", "--alternatives", "5", "--length-penalty", penalty, *options)
+        captioned(archive, output, tiny_bundle, *chosen, "--limit", "12")
+        assert len(words_of(output)) == 6 * 12
+        assert are_within_bounds(words_of(output)) == bool(options)
+        lengths.append([len(captions[0].split()) for captions in texts_of(output).values()])
+    unpenalised, penalised, _ = lengths
+    assert all(short <= long for short, long in zip(unpenalised, penalised, strict=True)) and unpenalised != penalised
+
+
+def test_what_changes_no_caption_is_not_captioned_again(archive, tmp_path, tiny_bundle):
+    def again(*options):
+        captioned(archive, output, tiny_bundle, "--limit", "3", *options)
+        run = runs_of(output)[-1]
+        config = json.loads((output / "runs" / run / "config.json").read_text())
+        rows = rows_of(output, run)
+        assert {row["settings"] for row in rows} <= {config["settings"]}
+        return len(rows), config["settings"]
+
+    output = tmp_path / "out"
+    written, settings = again()
+    searched = "beam_width=2,max_length=6,min_length=1,length_penalty=1.0,no_repeat_ngram=0,alternatives=0"
+    assert (written, settings) == (3, searched)
+    # The bundle's own values, said aloud.
+    assert again("--beam-width", "2", "--length-penalty", "1") == (0, searched)
+    drawn = "max_length=6,min_length=1,no_repeat_ngram=0,top_p=0.9,temperature=1.0,seed=0,alternatives=0"
+    assert again("--top-p", "0.9") == (3, drawn)
+    assert again("--top-p", "0.9", "--seed", "0") == (0, drawn)
+
+
 def test_a_committed_shard_is_not_read_again(archive, tmp_path, tiny_bundle, monkeypatch):
     """An engine that runs the whole job again finds the plan and the commits, and leaves them alone."""
     model = bundle.describe(tiny_bundle)
@@ -192,10 +272,10 @@ def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle):
 def test_a_photo_that_the_model_fails_on_costs_no_other(archive, tmp_path, tiny_bundle, monkeypatch):
     real = bundle.CaptionModel.caption
 
-    def fragile(self, images, settings):
+    def fragile(self, images, *settings):
         if any(image.mean() > 250 for image in images):
             raise ValueError("too bright")
-        return real(self, images, settings)
+        return real(self, images, *settings)
 
     Image.new("RGB", (30, 30), "white").save(archive / "white.png")
     monkeypatch.setattr(bundle.CaptionModel, "caption", fragile)
@@ -230,7 +310,9 @@ def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys)
     [
         (["--input", "/no/such/folder"], "--input: there is no /no/such/folder"),
         (["--bundle", "/no/bundle"], "/no/bundle is not a model bundle"),
-        (["--max-length", "99"], "the model"),
+        (["--max-length", "99"], "--max-length 99: the model writes at most 8 words"),
+        (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be above 0"),
+        (["--seed", "2"], "--seed is for drawing only: give --top-p, too"),
         (["--alternatives", "2"], "raise --beam-width"),
         (["--beam-widht", "3"], "unknown option --beam-widht"),
         (["--runner", "NoRunner"], "NoRunner"),

@@ -14,6 +14,7 @@ from PIL import Image
 from model import bundle, decoders, encoders, recipe, search
 from model.bundle import BundleWriter, CaptionModel, CaptionSettings
 from model.errors import UserError
+from model.search import Rules
 from model.vocabulary import SPECIALS, Vocabulary
 from tests.conftest import TINY_RECIPE
 
@@ -32,9 +33,9 @@ class Exported:
         self.encoder = encoders.build(self.recipe.encoder)
         shape = encoders.feature_shape(self.recipe.encoder)
         keras.utils.set_random_seed(0)
-        self.decoder = decoders.build(self.recipe, len(self.vocabulary), shape)
+        self.decoder = decoders.build(self.recipe, len(self.vocabulary), shape, dropout=0.3)
         # First weights write much the same for all photos; these write five captions, and none that are nearly as good.
-        noise = np.random.default_rng(89)
+        noise = np.random.default_rng(35)
         self.decoder.set_weights([array + noise.normal(0, 0.2, array.shape) for array in self.decoder.get_weights()])
         positions = self.decoder.word_positions.embeddings
         positions.assign(noise.normal(0, 2.0, positions.shape))
@@ -46,11 +47,20 @@ class Exported:
             model.set_weights([array.astype("float16").astype("float32") for array in model.get_weights()])
         self.model = CaptionModel(folder)
 
-    def expected(self, images, settings):
+    def expected(self, images, settings, uniforms=None):
         """Captions and scores in Python."""
-        ids, scores = search.beam_search(self.decoder, self.encoder(images), *settings)
-        captions = [[self.text(row) for row in rows] for rows in np.asarray(ids)]
-        return captions, np.asarray(scores)
+        rules = Rules(settings.max_length, settings.min_length, settings.no_repeat_ngram)
+        features = self.encoder(images)
+        if uniforms is None:
+            found = search.beam_search(self.decoder, features, settings.beam_width, rules, settings.length_penalty)
+        else:
+            found = search.sample(self.decoder, features, uniforms, rules, settings.top_p, settings.temperature)
+        ids, scores = map(np.asarray, found)
+        best_first = (
+            np.argsort(-scores, axis=-1, kind="stable") if uniforms is not None else np.indices(scores.shape)[1]
+        )
+        ids, scores = np.take_along_axis(ids, best_first[..., None], 1), np.take_along_axis(scores, best_first, 1)
+        return [[self.text(row) for row in rows] for rows in ids], scores
 
     def text(self, row):
         return re.sub(" '", "'", " ".join(self.vocabulary.decode(row)))
@@ -74,16 +84,90 @@ def images():
     return np.stack([np.asarray(photo) for photo in photos])
 
 
-@pytest.mark.parametrize("length", [1, LONGEST])
-@pytest.mark.parametrize("width", [1, 2, 4])
-def test_a_bundle_writes_what_the_model_in_python_does(exported, images, width, length):
-    settings = CaptionSettings(width, length)
+SETTINGS = [
+    CaptionSettings(1, LONGEST),
+    CaptionSettings(2, 1),
+    CaptionSettings(4, LONGEST),
+    CaptionSettings(4, LONGEST, length_penalty=0.0),
+    CaptionSettings(3, LONGEST, min_length=LONGEST, length_penalty=2.5),
+    CaptionSettings(3, LONGEST, no_repeat_ngram=1),
+    CaptionSettings(3, 7, min_length=6, no_repeat_ngram=2),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_bundle_writes_what_the_model_in_python_does(exported, images, settings):
     captions, scores = exported.model.caption(images, settings)
-    assert captions.shape == scores.shape == (5, width)
+    assert captions.shape == scores.shape == (5, settings.beam_width)
     assert captions.dtype.kind == "U" and scores.dtype == np.float32
     expected_captions, expected_scores = exported.expected(images, settings)
     assert captions.tolist() == expected_captions
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-3, atol=1e-4)
+
+
+def test_every_setting_of_the_search_matters(exported, images):
+    assert len({str(exported.model.caption(images, settings)[0].tolist()) for settings in SETTINGS}) == len(SETTINGS)
+
+
+DRAWN = CaptionSettings(1, LONGEST, top_p=0.9)
+DRAWING = [
+    DRAWN,
+    DRAWN._replace(top_p=0.3),
+    DRAWN._replace(temperature=3.0),
+    DRAWN._replace(max_length=3),
+    DRAWN._replace(min_length=7, no_repeat_ngram=1),
+]
+
+
+@pytest.mark.parametrize("settings", DRAWING)
+def test_a_bundle_draws_what_the_model_in_python_does(exported, images, settings):
+    uniforms = bundle.draws("abcde", settings, 6, LONGEST)
+    captions, scores = exported.model.caption(images, settings, uniforms)
+    assert captions.shape == scores.shape == (5, 6)
+    assert (np.diff(scores, axis=-1) <= 0).all()
+    expected_captions, expected_scores = exported.expected(images, settings, uniforms)
+    assert captions.tolist() == expected_captions
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-3, atol=1e-4)
+
+
+def test_every_setting_of_the_drawing_matters(exported, images):
+    def drawn(settings):
+        return str(exported.model.caption(images, settings, bundle.draws("abcde", settings, 6, LONGEST))[0].tolist())
+
+    assert len({drawn(settings) for settings in [*DRAWING, DRAWN._replace(seed=1)]}) == len(DRAWING) + 1
+    # Those of the search do not.
+    assert drawn(DRAWN) == drawn(DRAWN._replace(beam_width=3, length_penalty=0.0))
+
+
+def test_a_photo_is_drawn_the_same_captions_in_any_batch(exported, images):
+    def drawn(places, captions=4):
+        names = [f"{place}.jpg" for place in places]
+        return exported.model.caption(images[places], DRAWN, bundle.draws(names, DRAWN, captions, LONGEST))[0].tolist()
+
+    together = drawn([0, 1, 2, 3, 4])
+    assert drawn([2]) == together[2:3]
+    assert drawn([4, 1, 0]) == [together[4], together[1], together[0]]
+    # More of them are the same and others.
+    assert all(set(few) <= set(many) for few, many in zip(together, drawn([0, 1, 2, 3, 4], 8), strict=True))
+
+
+def test_draws_depend_on_the_seed_and_the_name_alone():
+    names = ["/photos/a.jpg", "/photos/b.jpg", "/photos/\udcff.jpg", "gs://photos/\u00e9.jpg"]
+    made = bundle.draws(names, DRAWN, 3, LONGEST)
+    assert made.shape == (4, 3, LONGEST + 1) and made.dtype == np.float32
+    assert made.min() >= 0 and made.max() < 1
+    assert len(np.unique(made)) == made.size
+    assert made.mean() == pytest.approx(0.5, abs=5 / np.sqrt(12 * made.size))
+    np.testing.assert_array_equal(bundle.draws(names, DRAWN._replace(beam_width=7, top_p=0.1), 3, LONGEST), made)
+    np.testing.assert_array_equal(bundle.draws(names[::-1], DRAWN, 3, LONGEST), made[::-1])
+    np.testing.assert_array_equal(bundle.draws(names[1:2], DRAWN, 2, LONGEST), made[1:2, :2])
+    assert not (bundle.draws(names, DRAWN._replace(seed=1), 3, LONGEST) == made).any()
+    # The same numbers in every process.
+    np.testing.assert_allclose(made[0, 0, :3], [0.7557298, 0.9239282, 0.0544485], rtol=1e-5)
+
+
+def test_nothing_is_drawn_where_captions_are_searched_for():
+    assert bundle.draws(["a.jpg"], CaptionSettings(2, 6), 3, LONGEST) is None
 
 
 def test_the_captions_say_something(exported, images):
@@ -118,6 +202,11 @@ def test_stored_features_get_the_captions_of_their_photos(exported, images):
     expected, expected_scores = exported.model.caption(images, settings)
     assert captions.tolist() == expected.tolist()
     np.testing.assert_allclose(scores, expected_scores, rtol=0.01)
+    uniforms = bundle.draws("abcde", DRAWN, 2, LONGEST)
+    captions, scores = exported.model.caption_features(features, DRAWN, uniforms)
+    expected, expected_scores = exported.model.caption(images, DRAWN, uniforms)
+    assert captions.tolist() == expected.tolist()
+    np.testing.assert_allclose(scores, expected_scores, rtol=0.01)
 
 
 def test_features_are_those_that_prepare_stores(exported, images):
@@ -137,7 +226,7 @@ def test_weights_are_stored_once_and_in_half_precision(exported):
     size = sum(path.stat().st_size for path in variables.iterdir())
     assert 2 * exported.parameters <= size < 2.1 * exported.parameters
     # Nor are they in the graph, as constants.
-    assert (exported.folder / "saved_model" / "saved_model.pb").stat().st_size < exported.parameters
+    assert (exported.folder / "saved_model" / "saved_model.pb").stat().st_size < 2 * exported.parameters
 
 
 def test_a_bundle_describes_itself(exported):
@@ -149,13 +238,75 @@ def test_a_bundle_describes_itself(exported):
     assert Vocabulary.load(exported.folder / "vocabulary.txt").words == exported.vocabulary.words
     assert json.loads((exported.folder / "metrics.json").read_text()) == {"cider": 1.5}
     assert (exported.folder / "MODEL_CARD.md").read_text() == "# Card\n"
-    assert exported.model.image_size == 64
+    assert (exported.model.image_size, exported.model.longest) == (64, LONGEST)
 
 
 def test_settings_have_a_fingerprint_of_their_own():
-    fingerprints = {CaptionSettings(*values).fingerprint for values in [(1, 20), (2, 20), (1, 12), (12, 0)]}
-    assert len(fingerprints) == 4
+    settings = [*SETTINGS, *DRAWING, CaptionSettings(1, 20), CaptionSettings(12, 0), DRAWN._replace(seed=1)]
+    assert len({one.fingerprint for one in settings}) == len(settings)
     assert CaptionSettings(3, 20).fingerprint == CaptionSettings(max_length=20, beam_width=3).fingerprint
+
+
+def test_a_fingerprint_leaves_out_what_changes_no_caption():
+    searched = CaptionSettings(3, 20)
+    assert searched._replace(temperature=2.0, seed=5).fingerprint == searched.fingerprint
+    drawn = searched._replace(top_p=0.9)
+    assert drawn._replace(beam_width=5, length_penalty=0.0).fingerprint == drawn.fingerprint
+    for name, value in {"max_length": 9, "min_length": 2, "no_repeat_ngram": 3}.items():
+        for one in (searched, drawn):
+            assert one._replace(**{name: value}).fingerprint != one.fingerprint
+
+
+@pytest.fixture
+def blank(exported):
+    """Models of the bundle's shapes, with weights of their own."""
+    encoder = encoders.build(exported.recipe.encoder.model_copy(update={"weights": "none"}))
+    decoder = decoders.build(exported.recipe, len(exported.vocabulary), encoder.output_shape[1:], dropout=0.1)
+    return encoder, decoder
+
+
+def weights_are_equal(model, other):
+    return all(np.array_equal(one, two) for one, two in zip(model.get_weights(), other.get_weights(), strict=True))
+
+
+def test_weights_come_back_from_a_bundle(exported, blank, images):
+    encoder, decoder = blank
+    # Which weights training may change is no matter of the bundle.
+    encoders.train_last_layers(encoder, encoder.layers[len(encoder.layers) // 2].name)
+    before = decoder.get_weights()
+    bundle.restore(exported.folder, encoder=encoder)
+    assert weights_are_equal(encoder, exported.encoder)
+    assert all(np.array_equal(*pair) for pair in zip(before, decoder.get_weights(), strict=True))
+    bundle.restore(exported.folder, encoder, decoder)
+    # The weights in Python were rounded to half precision, as the bundle's are.
+    assert weights_are_equal(decoder, exported.decoder)
+    np.testing.assert_array_equal(encoder(images), exported.encoder(images))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (["decoder.width=16"], r"the decoder in .*tiny: .* is \(1280, 32\), the recipe's \(1280, 16\)"),
+        (["decoder.decoder_layers=2"], r"the decoder in .*tiny has \d+ weights, the recipe's has \d+"),
+    ],
+)
+def test_a_bundle_of_other_shapes_is_refused(exported, changes, complaint):
+    other = recipe.parse(TINY_RECIPE, "tiny", changes)
+    decoder = decoders.build(other, len(exported.vocabulary), encoders.feature_shape(other.encoder))
+    with pytest.raises(UserError, match=complaint) as error:
+        bundle.restore(exported.folder, decoder=decoder)
+    assert "\n" not in str(error.value)
+
+
+def test_only_whole_bundles_are_restored(exported, blank, copied, tmp_path):
+    encoder, decoder = blank
+    with pytest.raises(UserError, match="is not a model bundle"):
+        bundle.restore(tmp_path, encoder, decoder)
+    (copied / "vocabulary.txt").write_text("")
+    with pytest.raises(UserError, match="is damaged"):
+        bundle.restore(copied, encoder, decoder)
+    assert bundle.is_bundle(str(exported.folder))
+    assert not bundle.is_bundle(str(tmp_path)) and not bundle.is_bundle("imagenet")
 
 
 def test_a_changed_byte_is_seen_in_every_file_that_captions_depend_on(copied):

@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from model import recipe
 from model.cider import CiderD
-from model.self_critical import batches, mean_weights, sentences
+from model.self_critical import batches, choose, mean_weights, sentences
 from model.vocabulary import END, PAD, START
 from tests.conftest import TINY_RECIPE
 
@@ -35,8 +37,8 @@ class FixedSampler:
     def __init__(self, ids):
         self.ids, self.asked = ids, []
 
-    def predict_on_batch(self, features):
-        self.asked.append(features)
+    def predict_on_batch(self, inputs):
+        self.asked.append(inputs)
         return self.ids
 
 
@@ -48,8 +50,8 @@ def reward():
 def one_batch(reward, sampled=SAMPLED, places=PLACES, seed=0, **changes):
     phase = PHASE.model_copy(update={"samples": sampled.shape[1], **changes})
     features = np.arange(len(places), dtype="float16").reshape(-1, 1, 1, 1)
-    generator = np.random.default_rng(seed)
-    [batch] = batches([(features, places)], FixedSampler(sampled), REFERENCES, reward, phase, generator)
+    generators = [np.random.default_rng(seed)]
+    [batch] = batches([(features, places)], FixedSampler(sampled), REFERENCES, reward, phase, generators)
     return batch
 
 
@@ -140,9 +142,43 @@ def test_inputs_are_the_targets_one_later(reward):
     np.testing.assert_array_equal(inputs[..., 1:], after)
 
 
-def test_every_batch_is_sampled_for_its_own_photos(reward):
+def steps(reward, count, first=0):
+    """What a sampler is asked for, and what comes of it, in some steps, each with a generator of its own."""
     sampler = FixedSampler(SAMPLED)
-    photos = [(np.full((2, 1, 1, 1), number, "float16"), PLACES) for number in range(3)]
-    made = list(batches(photos, sampler, REFERENCES, reward, PHASE, np.random.default_rng(0)))
+    photos = [(np.full((2, 1, 1, 1), number, "float16"), PLACES) for number in range(first, count)]
+    generators = (np.random.default_rng((7, step)) for step in itertools.count(first))
+    made = list(batches(photos, sampler, REFERENCES, reward, PHASE, generators))
+    return sampler.asked, [targets for _, targets, _ in made]
+
+
+def test_every_batch_is_sampled_for_its_own_photos(reward):
+    asked, made = steps(reward, 3)
     assert len(made) == 3
-    assert [features.max() for features in sampler.asked] == [0, 1, 2]
+    assert [features.max() for features, _ in asked] == [0, 1, 2]
+    for _, uniforms in asked:
+        assert uniforms.shape == (2, SAMPLES, SLOTS) and uniforms.dtype == np.float32
+        assert uniforms.min() >= 0 and uniforms.max() < 1
+    # Every number is another one: no photo, caption, word or step has those of another.
+    assert len(np.unique([uniforms for _, uniforms in asked])) == 3 * 2 * SAMPLES * SLOTS
+
+
+def test_a_step_depends_on_its_own_generator_alone(reward):
+    asked, made = steps(reward, 6)
+    later, made_later = steps(reward, 6, first=2)
+    np.testing.assert_array_equal([uniforms for _, uniforms in later], [uniforms for _, uniforms in asked[2:]])
+    np.testing.assert_array_equal(made_later, made[2:])
+    assert any((targets != made[0]).any() for targets in made[1:])
+
+
+def test_captions_are_chosen_without_repetition_and_all_alike():
+    targets = np.ones((3000, 5, 1), "int32")
+    chosen = choose(targets, 2, np.random.default_rng(0))
+    assert chosen.shape == (3000, 2)
+    assert (chosen[:, 0] != chosen[:, 1]).all()
+    for place in range(2):
+        counts = np.bincount(chosen[:, place], minlength=5)
+        # Five standard deviations of a count.
+        np.testing.assert_allclose(counts, 600, atol=5 * np.sqrt(3000 * 0.2 * 0.8))
+    np.testing.assert_array_equal(choose(targets, 2, np.random.default_rng(0)), chosen)
+    assert (choose(targets, 2, np.random.default_rng(1)) != chosen).any()
+    np.testing.assert_array_equal(np.sort(choose(targets, 9, np.random.default_rng(0))), [[0, 1, 2, 3, 4]] * 3000)

@@ -1,0 +1,114 @@
+"""The options that say how captions are written, and what `beamscribe evaluate` makes of them."""
+
+import argparse
+import shutil
+
+import pytest
+
+from jobs import evaluate, search_options
+from model import bundle
+from model.bundle import CaptionSettings, Description
+from model.errors import UserError
+from pipelines import decoding
+
+MODEL = Description("f", "model", 64, 20, CaptionSettings(3, 18, min_length=2, length_penalty=0.5))
+
+
+def parsed(*arguments):
+    parser = argparse.ArgumentParser()
+    search_options.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_every_setting_has_its_option():
+    assert {*vars(parsed())} == {*CaptionSettings._fields}
+
+
+def test_what_is_not_given_stays_as_the_bundle_has_it():
+    assert search_options.chosen(parsed(), MODEL) == MODEL.settings
+    chosen = search_options.chosen(parsed("--min-length", "5", "--no-repeat-ngram", "3"), MODEL)
+    assert chosen == MODEL.settings._replace(min_length=5, no_repeat_ngram=3)
+
+
+def test_what_is_given_is_taken():
+    chosen = search_options.chosen(
+        parsed("--beam-width", "5", "--length-penalty", "2", "--max-length", "20", "--min-length", "20"), MODEL
+    )
+    assert chosen == MODEL.settings._replace(beam_width=5, length_penalty=2.0, max_length=20, min_length=20)
+    chosen = search_options.chosen(parsed("--top-p", "1", "--temperature", "0.5", "--seed", "7"), MODEL)
+    assert chosen == MODEL.settings._replace(top_p=1.0, temperature=0.5, seed=7)
+    # However a number is typed, its type is the setting's, and so the fingerprint the same.
+    assert chosen.fingerprint == CaptionSettings(3, 18, 2, 0.5, 0, 1.0, 0.5, 7).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--beam-width", "0"], "--beam-width 0: must be at least 1"),
+        (["--max-length", "0"], "--max-length 0: must be at least 1"),
+        (["--max-length", "99"], "--max-length 99: the model writes at most 20 words"),
+        (["--min-length", "0"], "--min-length 0: must be at least 1"),
+        (["--min-length", "19"], "--min-length 19: must be at most --max-length, 18"),
+        (["--min-length", "5", "--max-length", "4"], "--min-length 5: must be at most --max-length, 4"),
+        (["--length-penalty", "-1"], "--length-penalty -1.0: must be from 0 to 10"),
+        (["--length-penalty", "nan"], "--length-penalty nan: must be from 0 to 10"),
+        (["--no-repeat-ngram", "-1"], "--no-repeat-ngram -1: must be at least 0"),
+        (["--no-repeat-ngram", "21"], "--no-repeat-ngram 21: the model writes at most 20 words"),
+        (["--top-p", "0"], "--top-p 0.0: must be above 0, up to 1"),
+        (["--top-p", "1.1"], "--top-p 1.1: must be above 0, up to 1"),
+        (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be above 0"),
+        (["--top-p", "0.9", "--temperature", "inf"], "--temperature inf: must be above 0"),
+        (["--top-p", "0.9", "--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--temperature", "2"], "--temperature is for drawing only: give --top-p, too"),
+        (["--seed", "2"], "--seed is for drawing only: give --top-p, too"),
+        (["--top-p", "0.9", "--beam-width", "2"], "--beam-width is for beam search only: leave it or --top-p out"),
+        # The other one may be the bundle's.
+        (["--max-length", "1"], "--min-length 2: must be at most --max-length, 1"),
+        (
+            ["--top-p", "0.9", "--length-penalty", "1"],
+            "--length-penalty is for beam search only: leave it or --top-p out",
+        ),
+    ],
+)
+def test_a_mistake_is_one_clear_line(arguments, complaint):
+    with pytest.raises(UserError) as error:
+        search_options.chosen(parsed(*arguments), MODEL)
+    assert str(error.value) == complaint
+
+
+@pytest.fixture
+def images(tmp_path, make_photo):
+    for index in range(40):
+        make_photo(tmp_path / "images" / f"{index}.jpg")
+    return tmp_path / "images"
+
+
+def evaluated(images, folder, *arguments):
+    """The captions that `beamscribe evaluate` scores, by file name."""
+    options = parsed(*arguments)
+    options.images, options.bundle = str(images), folder
+    return evaluate._caption(options, sorted(path.name for path in images.iterdir()))
+
+
+def test_evaluate_captions_as_its_options_ask(images, tiny_bundle):
+    pixels = decoding.decode((images / "7.jpg").read_bytes(), 64).pixels
+    settings = bundle.describe(tiny_bundle).settings
+    free = evaluated(images, tiny_bundle, "--length-penalty", "0")
+    assert len(free) == 40
+    expected, _ = bundle.CaptionModel(tiny_bundle).caption(pixels[None], settings._replace(length_penalty=0.0))
+    assert free["7.jpg"] == expected[0, 0]
+    bound = evaluated(images, tiny_bundle, "--min-length", "5", "--no-repeat-ngram", "1", "--beam-width", "4")
+    assert any(len(caption.split()) < 5 for caption in free.values())
+    assert all(len(caption.split()) == len(set(caption.split())) >= 5 for caption in bound.values())
+
+
+def test_evaluate_draws_the_same_wherever_the_photos_lie(images, tmp_path, tiny_bundle):
+    drawing = ("--top-p", "0.95", "--temperature", "2")
+    drawn = evaluated(images, tiny_bundle, *drawing)
+    assert len(set(drawn.values())) > 30
+    shutil.copytree(images, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "0.jpg").unlink()
+    del drawn["0.jpg"]
+    assert evaluated(tmp_path / "elsewhere", tiny_bundle, *drawing) == drawn
+    other = evaluated(images, tiny_bundle, *drawing, "--seed", "1")
+    assert sum(other[photo] == caption for photo, caption in drawn.items()) < 10
