@@ -79,5 +79,5 @@ def _encoder(encoder: Encoder) -> str:
     }.get(encoder.weights, f"has the weights of {encoder.weights}")
     if encoder.name in efficientnet_lite.VARIANTS and encoder.weights == "imagenet":
         origin += " (weights under the Apache License 2.0)"
-    trained = f"; its layers from `{encoder.trained_from}` on were then trained with the captions"
+    trained = f";\nits layers from `{encoder.trained_from}` on were then trained with the captions"
     return f"The encoder, {encoder.name},\n{origin}{trained if encoder.trained_from else ''}."
