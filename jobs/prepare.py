@@ -37,6 +37,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     from jobs import beam_runner
     from model import annotations, recipe
     from model.errors import UserError
+    from model.quiet import quiet_imports
     from pipelines import storage
     from pipelines.prepare import DATASET, PrepareDataset, PrepareOptions
 
@@ -47,6 +48,12 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
         raise UserError(f"--images: no folder {options.images}")
     if storage.exists(storage.join(options.output, DATASET)):
         raise UserError(f"--output: {options.output} holds a dataset already; delete it or choose another folder")
+
+    if options.store == "features":
+        with quiet_imports():
+            from model import encoders
+        # Weights that can't be had are told here in one line; a worker would bury it in a traceback.
+        encoders.build(encoder)
 
     prepare = PrepareOptions(
         images=options.images,

@@ -84,6 +84,7 @@ def test_mistakes_are_one_clear_line(photos, capfd):
     (photos / "more.txt").write_text("9.jpg\n")
     cases = {
         ("--recipe", "nope"): "no recipe 'nope'",
+        ("--set", "encoder.weights=/no/weights"): "encoder.weights: no file /no/weights",
         ("--images", "/no/where"): "no folder /no/where",
         ("--captions", "/no/where"): "/no/where",
         ("--split", str(photos / "more.txt")): "9.jpg",
