@@ -26,6 +26,7 @@ setuptools.setup(
         "loky>=3.5",
         "numpy>=2",
         "pebble>=5.2",
+        "psutil>=7",
         "pillow>=12",
         "pillow-heif>=1",
         "pyarrow>=25,<26",
@@ -45,7 +46,6 @@ setuptools.setup(
         "dev": [
             "gcp-storage-emulator",
             "mypy",
-            "psutil",
             "pytest",
             "ruff",
             "types-PyYAML",

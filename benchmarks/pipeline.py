@@ -149,7 +149,7 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
     times["decoder"] = keep("captions", lambda: [model.caption_features(f, settings) for f in found["features"]])
     captions = [[Alternative(str(text), 0.0) for text in beams] for batch, _ in found["captions"] for beams in batch]
     with tempfile.TemporaryDirectory() as output:
-        options = job.CaptionOptions("", output, "run", str(folder), description.fingerprint, settings)
+        options = job.CaptionOptions((), output, "run", str(folder), description.fingerprint, settings)
         refs = [PhotoRef(str(path), "etag") for path in paths]
         photos = [Photo(ref, decoded) for ref, decoded in zip(refs, found["decoded"], strict=True)]
         good = [photo for photo in photos if photo.decoded.pixels is not None]

@@ -1,5 +1,6 @@
 """Runs a pipeline with the user's Beam options, and says in a line what the user can mend."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,12 @@ def run(job: beam.PTransform, options: PipelineOptions) -> None:
     """Runs a job from its root transform to the end; raises what the runner raises."""
     with beam.Pipeline(options=options) as pipeline:
         pipeline | type(job).__name__ >> job
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, without the place in the pipeline that Beam writes behind it."""
+    text = re.sub(r"\s*\[while running '.*?'\]", "", str(error))
+    return " ".join(text.split())[:300] or type(error).__name__
 
 
 def workers(options: PipelineOptions) -> int:

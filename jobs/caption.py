@@ -5,6 +5,7 @@ Any option of Beam's own (--runner, --direct_num_workers, …) passes through.
 """
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -17,9 +18,10 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import search_options
+from jobs import history, input_options, search_options
 
 if TYPE_CHECKING:
+    from jobs.progress import Limit
     from pipelines.caption import CaptionOptions
     from pipelines.report import Report
 
@@ -29,7 +31,7 @@ TAKES_BEAM_OPTIONS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
-    parser.add_argument("--input", required=True, help="folder (all below it), glob or photo; local or gs://")
+    input_options.add_arguments(parser, required=True)
     parser.add_argument("--output", required=True, help="folder that holds the captions of all runs; local or gs://")
     parser.add_argument("--bundle", metavar="DIR", help="model bundle; the one in the package by default")
     search_options.add_arguments(parser)
@@ -43,32 +45,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard-size", type=_count, default=512, metavar="N", help="photos that are committed at once, about (512)"
     )
     parser.add_argument("--limit", type=_count, metavar="N", help="take only the first N photos")
+    parser.add_argument(
+        "--max-pixels",
+        type=_count,
+        metavar="N",
+        help="refuse photos of more pixels (200 million)",
+    )
+    parser.add_argument(
+        "--max-failures",
+        type=_share_or_count,
+        metavar="N|N%",
+        help="stop early where more photos fail: a number, or a share of those to caption; no limit by default",
+    )
+    parser.add_argument(
+        "--recaption",
+        action="append",
+        default=[],
+        choices=("model", "settings", "failed", "all"),
+        help="caption again what another model or other settings captioned, what failed for good, or all; repeatable",
+    )
+    parser.add_argument(
+        "--no-deduplicate",
+        dest="deduplicate",
+        action="store_false",
+        help="read and caption each photo, even if another one has the same bytes",
+    )
     parser.add_argument("--export", choices=("tfrecord", "jsonl"), help="write this format beside Parquet")
 
 
 def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     """Captions an archive and says what came of it."""
     from jobs import beam_runner
-    from jobs.progress import Progress
     from model.errors import UserError
-    from pipelines import report
-    from pipelines.caption import CaptionArchive
+    from pipelines import lease, report, stopping
 
     beam_options = beam_runner.pipeline_options(beam_arguments)
     caption_options, config = _validated(options, beam_options)
+    folder = caption_options.folder
     started = datetime.datetime.now(datetime.UTC)
-    _write_config(caption_options, {**config, "started_at": started.isoformat()})
     try:
-        with Progress(caption_options):
-            beam_runner.run(CaptionArchive(caption_options), beam_options)
-    except Exception as error:  # noqa: BLE001 - runners raise their own kinds
-        log = _write_error(caption_options.folder)
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"the job stopped: {reason}; what is committed stays, run it again to go on{log}") from None
-    result = report.collect(caption_options.output, caption_options.run, datetime.datetime.now(datetime.UTC))
-    report.write(result, caption_options.output)
+        with lease.hold(caption_options.output, f"run {caption_options.run}", lambda why: stopping.stop(folder, why)):
+            caption_options = dataclasses.replace(caption_options, since=history.unfinished_since(config))
+            _write_config(caption_options, {**config, "started_at": started.isoformat()})
+            _run_job(caption_options, beam_options, options.max_failures)
+            result = report.collect(caption_options.output, caption_options.run, datetime.datetime.now(datetime.UTC))
+            report.write(result, caption_options.output)
+            stopped = stopping.reason(folder)
+    except OSError as error:
+        raise UserError(f"--output: can't write to {caption_options.output}: {error.strerror or error}") from None
     _print_summary(result, caption_options)
+    if stopped:
+        raise UserError(f"stopped early: {stopped}; what is committed stays, run it again to go on")
     return 0 if result.balanced else 1
+
+
+def _run_job(options: "CaptionOptions", beam_options: Any, max_failures: "Limit | None") -> None:
+    from jobs import beam_runner
+    from jobs.progress import Progress
+    from model.errors import UserError
+    from pipelines.caption import CaptionArchive
+
+    try:
+        with Progress(options, max_failures):
+            beam_runner.run(CaptionArchive(options), beam_options)
+    except Exception as error:  # noqa: BLE001 - runners raise their own kinds
+        log = _write_error(options.folder)
+        reason = beam_runner.reason(error)
+        raise UserError(f"the job stopped: {reason}; what is committed stays, run it again to go on{log}") from None
 
 
 def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[CaptionOptions, dict[str, Any]]":
@@ -80,6 +123,7 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
     from model.errors import UserError
     from pipelines import storage
     from pipelines.caption import CaptionOptions
+    from pipelines.decoding import MAX_PIXELS
 
     folder = Path(options.bundle) if options.bundle else bundle.DEFAULT
     model = bundle.describe(folder)
@@ -89,14 +133,13 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
             f"--alternatives {options.alternatives}: a beam width of {settings.beam_width} gives at most "
             f"{settings.beam_width - 1}; raise --beam-width"
         )
-    source, output = (_absolute(uri) for uri in (options.input, options.output))
-    if next(_matches(source), None) is None:
-        raise UserError(f"--input: there is no {source}; give a folder, a glob or a photo")
+    output = input_options.absolute(options.output)
+    inputs = input_options.checked_inputs(options)
     if storage.is_local(output) and os.path.exists(output) and not os.path.isdir(output):
         raise UserError(f"--output: {output} is a file; give a folder")
     now = datetime.datetime.now(datetime.UTC)
     caption_options = CaptionOptions(
-        input=source,
+        inputs=inputs,
         output=output,
         run=f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
         bundle=str(folder.absolute()),
@@ -107,43 +150,29 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
         shard_size=options.shard_size,
         workers=beam_runner.workers(beam_options),
         limit=options.limit,
+        sources=input_options.list_options(options),
+        max_pixels=options.max_pixels or MAX_PIXELS,
+        deduplicate=options.deduplicate,
+        recaption=frozenset(options.recaption),
         export=options.export,
     )
     config = {
         "run": caption_options.run,
-        "input": source,
+        "inputs": inputs,
         "output": output,
         "bundle": {"name": model.name, "fingerprint": model.fingerprint},
         "settings": caption_options.settings_fingerprint,
+        "recaption": sorted(options.recaption),
         "runner": beam_options.view_as(StandardOptions).runner,
         "version": importlib.metadata.version("beamscribe"),
     }
     return caption_options, config
 
 
-def _absolute(uri: str) -> str:
-    from pipelines import storage
-
-    return os.path.abspath(uri) if storage.is_local(uri) else uri.rstrip("/")
-
-
-def _matches(source: str) -> Any:
-    """The input itself where it is local, or the first file of it."""
-    from pipelines import listing, storage
-
-    if storage.is_local(source) and os.path.lexists(source):
-        return iter([source])
-    return listing.list_photos(source)
-
-
 def _write_config(options: "CaptionOptions", config: dict[str, Any]) -> None:
-    from model.errors import UserError
     from pipelines import storage
 
-    try:
-        storage.replace(storage.join(options.folder, "config.json"), json.dumps(config, indent=2).encode())
-    except OSError as error:
-        raise UserError(f"--output: can't write to {options.output}: {error.strerror or error}") from None
+    storage.replace(storage.join(options.folder, "config.json"), json.dumps(config, indent=2).encode())
 
 
 def _write_error(folder: str) -> str:
@@ -167,6 +196,14 @@ def _print_summary(result: "Report", options: "CaptionOptions") -> None:
     )
     for code, count in result.failures.items():
         print(f"  {code}: {count}")
+    if result.duplicates:
+        print(f"not read, since others have the same bytes: {result.duplicates}")
+    if result.ignored:
+        kinds = (f"{count} {kind or 'without an extension'}" for kind, count in result.ignored.items())
+        print(f"passed over: {', '.join(kinds)}")
+    if result.outdated:
+        again = "--recaption model or --recaption settings does them again"
+        print(f"captioned before by another model or with other settings: {result.outdated} ({again})")
     for photo in result.missing:
         print(f"  no row for {photo}", file=sys.stderr)
     for photo, caption in _some_captions(result):
@@ -191,6 +228,20 @@ def _some_captions(result: "Report") -> list[tuple[str, str]]:
         if len(captions) >= 5:
             break
     return captions[:5]
+
+
+def _share_or_count(text: str) -> "Limit":
+    from jobs.progress import Limit
+
+    if not text.endswith("%"):
+        return Limit(photos=_whole(text))
+    try:
+        share = float(text[:-1]) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share; give 5%, say, or a number of photos")
+    return Limit(share=share)
 
 
 def _count(text: str) -> int:

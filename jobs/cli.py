@@ -10,6 +10,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "caption": "caption an archive of photos",
     "show": "print captions as a table",
+    "verify": "check what is committed, and that nothing is missing",
+    "compact": "fold the files of many runs into few",
     "prepare": "make training data from photos and captions",
     "train": "train a model from that data",
     "evaluate": "score captions against people's",

@@ -2,28 +2,46 @@
 
 import sys
 import threading
+import time
 from types import TracebackType
-from typing import Any
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from pipelines import plan, storage
+from pipelines import plan, rows, stopping
 from pipelines.caption import CaptionOptions, commit_path
+from pipelines.photos import FAILED
 
 # Seconds between two looks, each of which lists a folder; in a log, every look is a line.
 _TERMINAL_INTERVAL = 2.0
 _LOG_INTERVAL = 30.0
+# Between two counts of failures.
+_CHECK_INTERVAL = 1.0
+
+
+class Limit(NamedTuple):
+    """How many photos may fail: a number, or a share of those that are planned."""
+
+    photos: int = 0
+    share: float | None = None
+
+    def of(self, planned: int) -> int:
+        """The number."""
+        return self.photos if self.share is None else int(self.share * planned)
 
 
 class Progress:
-    """A context in which a progress bar follows the run's commits.
+    """A context in which a progress bar follows the run's commits, and which ends a run that fails too often.
 
     Args:
       options: of the run.
+      max_failures: how many photos may fail; None for any number.
     """
 
-    def __init__(self, options: CaptionOptions):
+    def __init__(self, options: CaptionOptions, max_failures: Limit | None = None):
         self._options = options
+        self._max_failures = max_failures
+        self._failed: dict[str, int] = {}
         self._interval = _TERMINAL_INTERVAL if sys.stderr.isatty() else _LOG_INTERVAL
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
@@ -46,9 +64,31 @@ class Progress:
         with tqdm(total=made.planned, unit="photo", desc="captioned", smoothing=0.1) as bar:
             last = False
             while not last:
-                last = self._stop.wait(self._interval)
-                bar.n = self._committed(made)
+                last = self._wait(made)
+                bar.n = self._photos(made, self._committed())
                 bar.refresh()
+
+    def _wait(self, made: plan.Plan) -> bool:
+        """Waits for the next look, and says whether the run has ended; meanwhile counts failures where they matter."""
+        end = time.monotonic() + self._interval
+        while self._max_failures and time.monotonic() < end and not self._stop.is_set():
+            self._check(made, self._max_failures)
+            self._stop.wait(_CHECK_INTERVAL)
+        ended = self._stop.wait(max(end - time.monotonic(), 0.0))
+        if ended and self._max_failures:
+            self._check(made, self._max_failures)
+        return ended
+
+    def _check(self, made: plan.Plan, limit: Limit) -> None:
+        for path in self._committed() - self._failed.keys():
+            try:
+                statuses = rows.read_table(path, ["status"])["status"].to_pylist()
+            except OSError:
+                continue
+            self._failed[path] = statuses.count(FAILED)
+        failed, allowed = sum(self._failed.values()), limit.of(made.planned)
+        if failed > allowed:
+            stopping.stop(self._options.folder, f"{failed} photos failed, more than the {allowed} of --max-failures")
 
     def _plan(self) -> plan.Plan | None:
         try:
@@ -56,11 +96,13 @@ class Progress:
         except OSError:
             return None
 
-    def _committed(self, made: plan.Plan) -> int:
-        """Photos of the shards that are committed; a look that fails counts none and is made again."""
-        options: Any = self._options
+    def _committed(self) -> set[str]:
+        """The run's committed files; none where a look fails, which is made again."""
         try:
-            done = set(storage.within(options.output, "captions", f"run={options.run}", "shard-*.parquet"))
+            return set(rows.committed_files(self._options.output, self._options.run))
         except OSError:
-            return 0
-        return sum(s.photos for s in made.shards if commit_path(options.output, options.run, s.index) in done)
+            return set()
+
+    def _photos(self, made: plan.Plan, committed: set[str]) -> int:
+        options = self._options
+        return sum(s.photos for s in made.shards if commit_path(options.output, options.run, s.index) in committed)

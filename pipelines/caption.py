@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.pvalue import AsIter
 
 from model.bundle import CaptionModel, CaptionSettings, draws
-from pipelines import plan, storage
-from pipelines.decode_pool import Photo
+from pipelines import plan, stopping, storage
+from pipelines.decode_pool import Photo, ReadOptions
+from pipelines.decoding import MAX_PIXELS
 from pipelines.export import ExportMissing
 from pipelines.failures import Failure
 from pipelines.inference import PhotoStream, infer
-from pipelines.ledger import ReadLedger
+from pipelines.ledger import DoneRule, ReadLedger
 from pipelines.listing import ListPhotos
-from pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, ShardResult, caption_table
+from pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, Shard, ShardResult, caption_table
 from pipelines.plan import PlannedShard, PlanShards
+from pipelines.sources.base import ListOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class CaptionOptions:
     """What to caption, with what, and where to.
 
     Attributes:
-      input: a folder, a glob or a photo.
+      inputs: folders, globs, photos, lists and archives.
       output: the folder that holds the captions of all runs.
       run: id of this run.
       bundle: folder of the model bundle.
@@ -41,10 +43,15 @@ class CaptionOptions:
       shard_size: photos a shard, about.
       workers: how many there are to keep busy.
       limit: take only so many photos; None for all.
+      sources: what to list of the inputs, and how to read them.
+      max_pixels: width × height above which a photo is refused.
+      deduplicate: whether photos with the same bytes are captioned once.
+      recaption: what is done again though it is in the ledger: see `ledger.DoneRule`.
+      since: rows from then on count as done whatever `recaption` says; None where there is no such time.
       export: another format to write beside Parquet: `tfrecord`, `jsonl` or None.
     """
 
-    input: str
+    inputs: tuple[str, ...]
     output: str
     run: str
     bundle: str
@@ -55,6 +62,11 @@ class CaptionOptions:
     shard_size: int = 512
     workers: int = 1
     limit: int | None = None
+    sources: ListOptions = ListOptions()
+    max_pixels: int = MAX_PIXELS
+    deduplicate: bool = True
+    recaption: frozenset[str] = frozenset()
+    since: datetime.datetime | None = None
     export: str | None = None
 
     @property
@@ -79,7 +91,7 @@ class CaptionArchive(beam.PTransform):
         options = self.options
         to_list = (
             pbegin
-            | "Input" >> beam.Create([options.input])
+            | "Inputs" >> beam.Create([options.inputs])
             | "UnlessListed" >> beam.FlatMap(plan.unless_planned, options.folder)
         )
         to_compare = (
@@ -87,11 +99,21 @@ class CaptionArchive(beam.PTransform):
             | "Output" >> beam.Create([options.output])
             | "UnlessCompared" >> beam.FlatMap(plan.unless_planned, options.folder)
         )
-        listed = to_list | "ListPhotos" >> ListPhotos(options.limit)
-        done = to_compare | "ReadLedger" >> ReadLedger(options.run, options.model, options.settings_fingerprint)
+        listed = to_list | "ListPhotos" >> ListPhotos(options.sources, options.limit)
+        rule = DoneRule(options.model, options.settings_fingerprint, options.recaption, options.since)
+        entries = to_compare | "ReadLedger" >> ReadLedger(options.run, rule)
         committed = (
-            (listed, done)
-            | "PlanShards" >> PlanShards(options.folder, options.run, options.shard_size, options.workers)
+            (listed, entries)
+            | "PlanShards"
+            >> PlanShards(
+                options.folder,
+                options.run,
+                rule,
+                options.shard_size,
+                options.workers,
+                options.deduplicate,
+                options.sources,
+            )
             | "Reshuffle" >> beam.Reshuffle()
             | "OpenShard" >> beam.FlatMap(open_shard, options).with_output_types(PhotoStream)
             | "CaptionShards" >> RunInference(CaptionHandler(options).with_no_batching())
@@ -134,8 +156,40 @@ class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
                 for of_photo in zip(captions, scores, strict=True)
             ]
 
-        results = infer(batch.decoded(model.image_size), caption, self._options.batch_size)
-        yield ShardResult(batch.shard.index, tuple(row(photo, result, self._options) for photo, result in results))
+        read = ReadOptions(self._options.sources, self._options.max_pixels)
+
+        def rows_of(shard: Shard) -> list[CaptionRow]:
+            photos = PhotoStream(shard).decoded(model.image_size, read)
+            return [
+                row(photo, result, self._options) for photo, result in infer(photos, caption, self._options.batch_size)
+            ]
+
+        yield ShardResult(batch.shard.index, tuple(with_duplicates(batch.shard, rows_of)))
+
+
+def with_duplicates(shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]]) -> Iterator[CaptionRow]:
+    """The rows of a shard's photos, those of duplicates copied from the photos whose bytes they have.
+
+    Where such a photo has gone or changed since the plan was made, its duplicates are read themselves.
+
+    Args:
+      shard: photos, some of them marked `same_as` another one.
+      rows_of: reads and captions the photos that are not marked.
+    """
+    rows = rows_of(shard)
+    yield from rows
+    found = {(of.photo, of.sha256): of for of in rows}
+    alone = []
+    for ref in shard.photos:
+        if not ref.same_as:
+            continue
+        original = found.get((ref.same_as, ref.sha256))
+        if original:
+            yield dataclasses.replace(original, photo=ref.photo, etag=ref.etag)
+        else:
+            alone.append(ref._replace(same_as=""))
+    if alone:
+        yield from rows_of(Shard(shard.index, tuple(alone)))
 
 
 def row(photo: Photo, result: list[Alternative] | Failure, options: CaptionOptions) -> CaptionRow:
@@ -168,8 +222,10 @@ def commit_path(output: str, run: str, index: int) -> str:
 
 
 def open_shard(planned: PlannedShard, options: CaptionOptions) -> Iterator[PhotoStream]:
-    """A shard to work on; nothing where it is committed already, so that no photo of it is read again."""
-    if not storage.exists(commit_path(options.output, options.run, planned.index)):
+    """A shard to work on; nothing where it is committed already, or where the run is to end."""
+    if not stopping.is_asked(options.folder) and not storage.exists(
+        commit_path(options.output, options.run, planned.index)
+    ):
         yield PhotoStream(plan.read_shard(planned))
 
 
@@ -177,6 +233,6 @@ def commit(result: ShardResult, options: CaptionOptions) -> str:
     """Writes a shard's rows, whole or not at all, and returns the file. The first commit stands."""
     path = commit_path(options.output, options.run, result.index)
     buffer = io.BytesIO()
-    pq.write_table(caption_table(result.rows), buffer, compression="zstd")
+    pq.write_table(caption_table(result.rows), buffer, compression="zstd", write_page_checksum=True)
     storage.create(path, buffer.getvalue())
     return path

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -32,6 +32,40 @@ def tfrecord(table: pa.Table) -> bytes:
             return file.read()
 
 
+def features(record: bytes) -> list[str]:
+    """The names of the features of a serialized `tf.Example`; none where it is no example."""
+    from tfx_bsl.coders import example_coder
+
+    try:
+        return example_coder.ExamplesToRecordBatchDecoder().DecodeBatch([record]).schema.names
+    except RuntimeError:
+        return []
+
+
+def first_values(records: Sequence[bytes], names: Sequence[str]) -> list[tuple[bytes | None, ...] | None]:
+    """The first value of some features of each serialized `tf.Example`.
+
+    Args:
+      records: serialized examples.
+      names: of features of bytes.
+
+    Returns:
+      For each record the values, None for a feature that it has not; None for one that is no example.
+    """
+    from tfx_bsl.coders import example_coder
+
+    if not records:
+        return []
+    decoder = example_coder.ExamplesToRecordBatchDecoder(_schema((name, "BYTES") for name in names).SerializeToString())
+    try:
+        batch = decoder.DecodeBatch(list(records))
+    except RuntimeError:
+        # One bad record spoils a batch, and does not say which it is.
+        return [None] if len(records) == 1 else [first_values([record], names)[0] for record in records]
+    columns = [[values[0] if values else None for values in batch.column(name).to_pylist()] for name in names]
+    return list(zip(*columns, strict=True))
+
+
 def _as_lists(column: pa.Array) -> pa.Array:
     """What tfx-bsl encodes: a feature is a list of values, and a text is bytes."""
     if pa.types.is_list(column.type):
@@ -50,9 +84,14 @@ def schema_text(features: Sequence[tuple[str, str]]) -> str:
       features: (name, type) pairs, the type one of BYTES, INT and FLOAT.
     """
     from google.protobuf import text_format
+
+    return text_format.MessageToString(_schema(features))
+
+
+def _schema(features: Iterable[tuple[str, str]]):
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     schema = schema_pb2.Schema()
     for name, kind in features:
         schema.feature.add(name=name, type=schema_pb2.FeatureType.Value(kind))
-    return text_format.MessageToString(schema)
+    return schema

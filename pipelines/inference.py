@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import decode_pool
-from pipelines.decode_pool import Photo
+from pipelines.decode_pool import Photo, ReadOptions
 from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.photos import PhotoRef, Shard
 
@@ -25,9 +25,9 @@ class PhotoStream:
     def __len__(self) -> int:
         return len(self.shard)
 
-    def decoded(self, size: int) -> Iterator[Photo]:
-        """Every photo in the shard's order, resized to `[size, size, 3]`, or its failure."""
-        return decode_pool.shared().stream(self.shard.photos, size)
+    def decoded(self, size: int, options: ReadOptions = ReadOptions()) -> Iterator[Photo]:
+        """Every photo that is to be read, in the shard's order, resized to `[size, size, 3]`, or its failure."""
+        return decode_pool.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
 
 
 # From images `[batch, size, size, 3]`, uint8, and their photos' URIs or paths, to one result for each.

@@ -1,113 +1,123 @@
-"""What there is to caption: photos of a folder, a glob or a single file, as references."""
+"""What there is to caption: the photos of all inputs, as references, and what is passed over."""
 
+import collections
 import dataclasses
 import itertools
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 
-from pipelines import storage
 from pipelines.photos import PhotoRef
+from pipelines.sources import detect, files, lists, records, tables, tars, zips
+from pipelines.sources.base import Ignored, ListOptions, Source
 
-# A file is taken for a photo by its name here, and by its bytes when it is read.
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
-)
+# Photos in one element: the cost of passing it on is small for each.
+CHUNK = 1000
+
+CONTAINERS = {"tar": tars, "zip": zips, "tfrecord": records, "parquet": tables}
+
+
+class Listed(NamedTuple):
+    """A part of a listing.
+
+    Attributes:
+      photos: some photos, in order.
+      ignored: how many other files there are of each kind.
+    """
+
+    photos: tuple[PhotoRef, ...]
+    ignored: dict[str, int]
 
 
 @dataclasses.dataclass
 class ListPhotos(beam.PTransform):
-    """From inputs (folders, globs, single files) to `PhotoRef`s.
+    """From one tuple of inputs (folders, globs, photos, lists, archives) to `Listed`s.
 
     Attributes:
-      limit: take only so many of each input, in the order of their names; None for all.
+      options: what to list of them.
+      limit: take only so many photos, in the order of the inputs and of their names; None for all.
     """
 
+    options: ListOptions = ListOptions()
     limit: int | None = None
 
     def expand(self, inputs):
-        """`inputs` are URIs."""
+        """`inputs` holds a tuple of URIs."""
+        if self.limit is not None:
+            # Which are the first is known only to whoever lists them all.
+            return inputs | "ListFirst" >> beam.FlatMap(self._first).with_output_types(Listed)
+        return (
+            inputs
+            | "ExpandInputs" >> beam.FlatMap(sources, self.options).with_output_types(Source)
+            | "ReshuffleSources" >> beam.Reshuffle()
+            | "ListSource" >> beam.FlatMap(self._list).with_output_types(Listed)
+        )
 
-        def first(uri: str) -> Iterator[PhotoRef]:
-            return itertools.islice(list_photos(uri), self.limit)
+    def _list(self, source: Source) -> Iterator[Listed]:
+        return in_chunks(list_source(source, self.options))
 
-        return inputs | "ListInput" >> beam.FlatMap(first).with_output_types(PhotoRef)
+    def _first(self, inputs: Iterable[str]) -> Iterator[Listed]:
+        return in_chunks(itertools.islice(list_photos(inputs, self.options), self.limit))
 
 
-def list_photos(uri: str) -> Iterator[PhotoRef]:
-    """Lists one input.
+def sources(inputs: Iterable[str], options: ListOptions) -> Iterator[Source]:
+    """What there is to list, each to be listed by itself.
+
+    Raises:
+      UserError: there is no such input, or it can't be told what it is.
+    """
+    for uri in inputs:
+        yield from detect.expand(uri, options)
+
+
+def list_photos(inputs: Iterable[str], options: ListOptions | None = None) -> Iterator[PhotoRef]:
+    """The photos of some inputs, one after the other.
 
     Args:
-      uri: a folder (all below it), a glob, or a photo; local or of any filesystem that Beam knows.
+      inputs: folders (all below them), globs, photos, lists, archives; local or of any filesystem that Beam knows.
+      options: what to list of them.
 
     Yields:
-      Each file that is named like a photo, and what only could not be looked at: reading says why.
+      Each photo, and what only could not be looked at: reading says why. One that two inputs hold comes twice.
+
+    Raises:
+      UserError: there is no such input, or it can't be told what it is.
     """
-    if not storage.is_local(uri):
-        yield from _list_remote(uri)
-    elif os.path.isdir(uri):
-        yield from _walk(os.path.abspath(uri), seen=set())
-    elif os.path.lexists(uri):
-        yield _local_ref(os.path.abspath(uri))
-    else:
-        for path in sorted(storage.matching(os.path.abspath(uri))):
-            if is_photo_name(path):
-                yield _local_ref(path)
+    options = options or ListOptions()
+    for source in sources(inputs, options):
+        for found in list_source(source, options):
+            if isinstance(found, PhotoRef):
+                yield found
 
 
-def is_photo_name(name: str) -> bool:
-    """Whether a file's extension is that of a photo format."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    """The photos of one source, and the kinds of its other files."""
+    uri = source.uri
+    if source.kind in CONTAINERS:
+        return CONTAINERS[source.kind].members(uri, options)
+    if source.kind == "folder":
+        return files.list_folder(uri, options)
+    if source.kind == "glob":
+        return files.list_glob(uri, options)
+    if source.kind == "list":
+        return lists.list_list(uri, options)
+    return iter([files.list_photo(uri)])
 
 
-def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[PhotoRef]:
-    """All below a folder, links to folders followed, each real folder once."""
-    try:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
+def in_chunks(listed: Iterator[PhotoRef | Ignored]) -> Iterator[Listed]:
+    """Groups what is listed; an empty source has a chunk, too."""
+    while True:
+        photos: list[PhotoRef] = []
+        ignored: collections.Counter[str] = collections.Counter()
+        for found in listed:
+            if isinstance(found, Ignored):
+                ignored[found.kind] += 1
+                continue
+            photos.append(found)
+            if len(photos) == CHUNK:
+                break
+        else:
+            yield Listed(tuple(photos), dict(ignored))
             return
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            names = sorted((entry.name, _is_folder(entry)) for entry in entries)
-    except OSError:
-        # A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it.
-        yield PhotoRef(storage.local_uri(folder), etag="")
-        return
-    for name, is_folder in names:
-        path = os.path.join(folder, name)
-        if is_folder:
-            yield from _walk(path, seen)
-        elif is_photo_name(name):
-            yield _local_ref(path)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A link to itself, say: one entry that can't be looked at must not hide the others of its folder.
-        return False
-
-
-def _local_ref(path: str) -> PhotoRef:
-    try:
-        status = os.stat(path)
-    except OSError:
-        try:
-            # A link to nothing is listed, too; its own time tells when it was changed.
-            status = os.lstat(path)
-        except OSError:
-            # Gone since its folder was read: reading it will say so.
-            return PhotoRef(storage.local_uri(path), etag="")
-    return PhotoRef(storage.local_uri(path), etag=f"{status.st_size}-{status.st_mtime_ns}", size=status.st_size)
-
-
-def _list_remote(uri: str) -> Iterator[PhotoRef]:
-    patterns = [uri] if any(wildcard in uri for wildcard in "*?[") else [uri, storage.join(uri, "**")]
-    for match in FileSystems.match(patterns):
-        for metadata in match.metadata_list:
-            if is_photo_name(metadata.path):
-                etag = f"{metadata.size_in_bytes}-{metadata.last_updated_in_seconds}"
-                yield PhotoRef(metadata.path, etag, metadata.size_in_bytes)
+        yield Listed(tuple(photos), dict(ignored))

@@ -7,20 +7,35 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from pipelines.failures import ErrorCode, Failure, Stage
 
-@dataclasses.dataclass(frozen=True)
-class PhotoRef:
+
+class PhotoRef(NamedTuple):
     """A photo as listed.
 
     Attributes:
-      photo: its URI, or its path where it is local.
+      photo: its URI, or its path where it is local; `URI#member` where it lies in a container.
       etag: the version of its bytes: size and modification time, or the store's generation or hash.
       size: bytes, as listed; 0 where that is not known.
+      container: URI of the archive or record file that it lies in; empty for a file of its own.
+      format: of the container: `tar`, `zip`, `tfrecord` or `parquet`.
+      place: where in the container it lies; members are read in this order.
+      block: those of one block can only be read together.
+      same_as: the photo of the same shard that has the same bytes, and is read in its place; empty where none has.
+      sha256: of the bytes, where the plan knows it, hexadecimal; else empty.
+      failure: why it can't be read, where listing knew.
     """
 
     photo: str
     etag: str
     size: int = 0
+    container: str = ""
+    format: str = ""
+    place: int = 0
+    block: int = 0
+    same_as: str = ""
+    sha256: str = ""
+    failure: Failure | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +113,20 @@ CAPTION_SCHEMA = pa.schema(
     ]
 )
 
-PHOTO_SCHEMA = pa.schema([("photo", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
+PHOTO_SCHEMA = pa.schema(
+    [
+        ("photo", pa.string()),
+        ("etag", pa.string()),
+        ("size", pa.int64()),
+        ("container", pa.string()),
+        ("format", pa.string()),
+        ("place", pa.int64()),
+        ("block", pa.int64()),
+        ("same_as", pa.string()),
+        ("sha256", pa.string()),
+        ("failure", pa.struct([("stage", pa.string()), ("error", pa.string()), ("message", pa.string())])),
+    ]
+)
 
 
 def caption_table(rows: Iterable[CaptionRow]) -> pa.Table:
@@ -112,9 +140,14 @@ def caption_table(rows: Iterable[CaptionRow]) -> pa.Table:
 
 def photo_table(photos: Sequence[PhotoRef]) -> pa.Table:
     """The references as an Arrow table of `PHOTO_SCHEMA`."""
-    return pa.Table.from_pylist([vars(photo) for photo in photos], schema=PHOTO_SCHEMA)
+    records = [{**ref._asdict(), "failure": ref.failure and ref.failure._asdict()} for ref in photos]
+    return pa.Table.from_pylist(records, schema=PHOTO_SCHEMA)
 
 
 def photos_of(table: pa.Table) -> tuple[PhotoRef, ...]:
     """The references that `photo_table` wrote."""
-    return tuple(PhotoRef(**record) for record in table.to_pylist())
+    return tuple(PhotoRef(**{**record, "failure": _failure(record["failure"])}) for record in table.to_pylist())
+
+
+def _failure(record: dict[str, str] | None) -> Failure | None:
+    return record and Failure(Stage(record["stage"]), ErrorCode(record["error"]), record["message"])  # type: ignore

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import plan, report_page, rows, storage
-from pipelines.photos import CAPTIONED, FAILED
+from pipelines.photos import CAPTIONED, FAILED, PhotoRef
 from pipelines.plan import Plan
 
 MAX_EXAMPLES = 20
@@ -49,7 +49,7 @@ class Report:
 
     Attributes:
       run: its id.
-      input: what was listed.
+      inputs: what was listed.
       output: the folder that holds the captions of all runs.
       bundle: name of the model bundle.
       fingerprint: of the bundle.
@@ -61,6 +61,9 @@ class Report:
       seconds: between the two.
       listed: photos found.
       skipped: photos that earlier runs had done.
+      outdated: how many of them another model or other settings captioned.
+      duplicates: how many of the others have the bytes of another one, and were not read themselves.
+      ignored: how many other files there are of each kind.
       captioned: rows with a caption.
       failed: rows without.
       photos_per_second: rows a second, from start to end.
@@ -72,7 +75,7 @@ class Report:
     """
 
     run: str
-    input: str
+    inputs: tuple[str, ...]
     output: str
     bundle: str
     fingerprint: str
@@ -84,6 +87,9 @@ class Report:
     seconds: float
     listed: int
     skipped: int
+    outdated: int
+    duplicates: int
+    ignored: Mapping[str, int]
     captioned: int
     failed: int
     photos_per_second: float
@@ -136,7 +142,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
     written = statuses[CAPTIONED] + statuses[FAILED]
     return Report(
         run=run,
-        input=config["input"],
+        inputs=tuple(config["inputs"]),
         output=output,
         bundle=config["bundle"]["name"],
         fingerprint=config["bundle"]["fingerprint"],
@@ -148,6 +154,9 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
         seconds=round(seconds, 1),
         listed=planned.listed,
         skipped=planned.skipped,
+        outdated=planned.outdated,
+        duplicates=planned.duplicates,
+        ignored=planned.ignored,
         captioned=statuses[CAPTIONED],
         failed=statuses[FAILED],
         photos_per_second=round(written / seconds, 2) if seconds else 0.0,
@@ -171,9 +180,27 @@ def write(report: Report, output: str) -> None:
     """
     folder = _folder(output, report.run)
     storage.replace(storage.join(folder, "report.json"), report.to_json())
-    storage.replace(storage.join(folder, "report.html"), report_page.render(report).encode())
+    storage.replace(storage.join(folder, "report.html"), report_page.render(report, _refs(report, folder)).encode())
     if report.balanced:
         storage.replace(storage.join(folder, "_SUCCESS"), b"")
+
+
+def _refs(report: Report, folder: str) -> dict[str, PhotoRef]:
+    """Where those of the samples' photos are that may lie in containers, by the plan."""
+    wanted = {sample.photo for sample in report.samples if "#" in sample.photo}
+    planned = plan.read(folder)
+    refs = (
+        itertools.chain.from_iterable(plan.read_shard(shard).photos for shard in planned.shards if wanted)
+        if planned
+        else ()
+    )
+    found = {}
+    for ref in refs:
+        if ref.photo in wanted:
+            found[ref.photo] = ref
+        if len(found) == len(wanted):
+            break
+    return found
 
 
 def _folder(output: str, run: str) -> str:

@@ -4,7 +4,7 @@ import base64
 import datetime
 import io
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +24,14 @@ THUMBNAIL_SIZE = 240
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def render(report: "Report") -> str:
-    """The report as one page that needs nothing else: no scripts, no files, thumbnails inside."""
-    folder = f"{report.input}/"
+def render(report: "Report", refs: Mapping[str, PhotoRef] | None = None) -> str:
+    """The report as one page that needs nothing else: no scripts, no files, thumbnails inside.
+
+    Args:
+      report: what to show.
+      refs: where samples are that are no files of their own.
+    """
+    folders = tuple(f"{uri}/" for uri in report.inputs)
     return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         run=escape(report.run),
         headline=f"{report.captioned:,} {_photos(report.captioned)} captioned",
@@ -38,9 +43,9 @@ def render(report: "Report") -> str:
         failed=f"{report.failed:,}",
         bar=_bar(report),
         facts=_facts(report),
-        missing=_missing(report.missing, folder),
-        samples=_samples(report.samples, folder),
-        failures=_failures(report, folder),
+        missing=_missing(report.missing, folders),
+        samples=_samples(report.samples, refs or {}, folders),
+        failures=_failures(report, folders),
         version=escape(report.version),
     )
 
@@ -74,7 +79,7 @@ def _bar(report: "Report") -> str:
 
 def _facts(report: "Report") -> str:
     facts = {
-        "Input": report.input,
+        "Input": ", ".join(report.inputs),
         "Output": report.output,
         "Model": f"{report.bundle} ({report.fingerprint[:12]})",
         "Settings": report.settings.replace(",", ", "),
@@ -82,7 +87,12 @@ def _facts(report: "Report") -> str:
         "Finished": _time(report.finished_at),
         "Runner": report.runner,
         "Took": f"{_duration(report.seconds)}, {report.photos_per_second:,.1f} photos/s",
+        "Equal": f"{report.duplicates:,} {_photos(report.duplicates)} with the bytes of others, not read themselves",
+        "Ignored": ", ".join(f"{count:,} {kind or 'without an extension'}" for kind, count in report.ignored.items()),
+        "Outdated": f"{report.outdated:,} skipped {_photos(report.outdated)} of another model or other settings",
     }
+    given = {"Equal": report.duplicates, "Ignored": report.ignored, "Outdated": report.outdated}
+    facts = {name: text for name, text in facts.items() if given.get(name, True)}
     return "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
 
 
@@ -98,10 +108,10 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _missing(photos: Sequence[str], folder: str) -> str:
+def _missing(photos: Sequence[str], folders: Sequence[str]) -> str:
     if not photos:
         return ""
-    rows = "".join(f"<li>{_name(photo, folder)}</li>" for photo in photos)
+    rows = "".join(f"<li>{_name(photo, folders)}</li>" for photo in photos)
     return (
         "<section><h2>Photos without a row</h2>"
         "<p>They were planned, but no committed file has them (at most twenty are shown).</p>"
@@ -109,26 +119,26 @@ def _missing(photos: Sequence[str], folder: str) -> str:
     )
 
 
-def _name(photo: str, folder: str) -> str:
+def _name(photo: str, folders: Sequence[str]) -> str:
     """A photo as it is called below the input folder; its whole path as a tooltip."""
+    folder = next((folder for folder in folders if photo.startswith(folder)), "")
     return f'<span class="photo" title="{escape(photo)}">{escape(photo.removeprefix(folder))}</span>'
 
 
-def _samples(samples: "Sequence[Sample]", folder: str) -> str:
+def _samples(samples: "Sequence[Sample]", refs: Mapping[str, PhotoRef], folders: Sequence[str]) -> str:
     if not samples:
         return ""
-    thumbnails = _thumbnails([sample.photo for sample in samples])
+    thumbnails = _thumbnails([refs.get(sample.photo, PhotoRef(sample.photo, etag="")) for sample in samples])
     figures = "".join(
         f"<figure>{_image(thumbnail)}<figcaption><p>{escape(sample.caption)}</p>"
-        f"{_name(sample.photo, folder)}</figcaption></figure>"
+        f"{_name(sample.photo, folders)}</figcaption></figure>"
         for sample, thumbnail in zip(samples, thumbnails, strict=True)
     )
     return f'<section><h2>Sample captions</h2><div class="samples">{figures}</div></section>'
 
 
-def _thumbnails(photos: Iterable[str]) -> Iterator[Image.Image | None]:
+def _thumbnails(refs: Iterable[PhotoRef]) -> Iterator[Image.Image | None]:
     """Small upright pictures; None for each photo that can't be read any more."""
-    refs = (PhotoRef(photo, etag="") for photo in photos)
     # In the pool, so that a photo on which a decoder dies can't take the job with it.
     # Twice the size: a square of the size itself would have too few pixels for the longer side.
     for _, decoded in decode_pool.shared().stream(refs, 2 * THUMBNAIL_SIZE):
@@ -150,7 +160,7 @@ def _image(thumbnail: Image.Image | None) -> str:
     return f'<img src="data:image/jpeg;base64,{data}" width="{thumbnail.width}" height="{thumbnail.height}" alt="">'
 
 
-def _failures(report: "Report", folder: str) -> str:
+def _failures(report: "Report", folders: Sequence[str]) -> str:
     if not report.failures:
         return ""
     codes = "".join(
@@ -159,7 +169,7 @@ def _failures(report: "Report", folder: str) -> str:
         for code, count in report.failures.items()
     )
     examples = "".join(
-        f"<tr><td>{_name(example.photo, folder)}</td><td><code>{escape(example.error)}</code></td>"
+        f"<tr><td>{_name(example.photo, folders)}</td><td><code>{escape(example.error)}</code></td>"
         f"<td>{escape(example.stage)}</td><td>{escape(example.message)}</td></tr>"
         for example in report.examples
     )

@@ -8,15 +8,19 @@ import contextlib
 import errno
 import functools
 import glob
+import io
 import os
 import pathlib
 import stat
 import urllib.parse
 import uuid
 from collections.abc import Iterator
+from typing import BinaryIO, cast
 
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
+from google.api_core.exceptions import RetryError
+from google.api_core.retry import Retry
 
 
 def is_local(uri: str) -> bool:
@@ -33,10 +37,16 @@ def local_uri(path: str) -> str:
     return path
 
 
-def _local_path(uri: str) -> str:
+def local_path(uri: str) -> str:
+    """The path of a local file, which may be given as a `file:` URI."""
     if not uri.startswith("file://"):
         return uri
     return os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))
+
+
+def member_uri(container: str, name: str) -> str:
+    """How a photo inside a container is written to tables; bytes that are not UTF-8 as escapes."""
+    return f"{container}#{name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')}"
 
 
 def join(base: str, *parts: str) -> str:
@@ -44,24 +54,141 @@ def join(base: str, *parts: str) -> str:
     return FileSystems.join(base, *parts)
 
 
+def folder_of(uri: str) -> str:
+    """The folder that a file lies in."""
+    return os.path.dirname(uri) if is_local(uri) else FileSystems.split(uri)[0]
+
+
+def resolved(folder: str, entry: str) -> str:
+    """A URI as it stands in a list: where it is relative, it is so to the list's folder."""
+    if entry.startswith("file://"):
+        return local_uri(local_path(entry))
+    if FileSystems.get_scheme(entry) or os.path.isabs(entry):
+        return local_uri(entry) if is_local(entry) else entry
+    return local_uri(os.path.join(folder, entry)) if is_local(folder) else join(folder, *entry.split("/"))
+
+
+def has_wildcards(uri: str) -> bool:
+    """Whether a URI looks like a glob, which a name may, too."""
+    return any(wildcard in uri for wildcard in "*?[")
+
+
+def without_wildcards(pattern: str) -> str:
+    """The folder of a glob above its first wildcard."""
+    parts = pattern.split("/")
+    first = next((place for place, part in enumerate(parts) if has_wildcards(part)), len(parts) - 1)
+    return "/".join(parts[:first]) or "/"
+
+
 def read(uri: str) -> bytes:
-    """Reads a whole file.
+    """Reads a whole file; what a remote store may not do again, like being too busy, is waited for.
+
+    Raises:
+      OSError: as the store says.
+    """
+    if is_local(uri):
+        with opened(uri) as file:
+            return file.read()
+    try:
+        return _patiently(_read_remote)(uri)
+    except RetryError as error:
+        raise error.cause or OSError(str(error)) from error
+
+
+def _read_remote(uri: str) -> bytes:
+    with opened(uri) as file:
+        return file.read()
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError)
+
+
+# Stores' own clients wait longer for what they know; this is for connections that break in the middle.
+_patiently = Retry(predicate=_may_pass, initial=0.5, multiplier=2.0, maximum=8.0, timeout=30.0)
+
+
+@contextlib.contextmanager
+def opened(uri: str) -> Iterator[BinaryIO]:
+    """A file's bytes as a stream that can seek.
 
     Raises:
       OSError: as the store says.
     """
     if is_local(uri):
         # Without waiting: a named pipe may have nobody at its other end.
-        with open(os.open(_local_path(uri), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        with open(os.open(local_path(uri), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            return file.read()
+            yield file
+        return
     try:
         # By name alone a photo called `x.gz` would be unpacked.
-        with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            return file.read()
+        remote = FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
     except Exception as error:
         raise _as_os_error(error, uri) from error
+    with remote:
+        yield cast(BinaryIO, _OsErrors(remote, uri))
+
+
+class _OsErrors(io.RawIOBase):
+    """A remote file that raises what a local one would."""
+
+    def __init__(self, file: BinaryIO, uri: str):
+        self._file, self._uri = file, uri
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._asked(self._file.read, -1 if size is None else size)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        return self._asked(self._file.seek, place, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def _asked(self, method, *arguments):
+        try:
+            return method(*arguments)
+        except Exception as error:
+            raise _as_os_error(error, self._uri) from error
+
+
+def head(uri: str, size: int) -> bytes:
+    """The first bytes of a file; none where it can't be read, for which whoever reads all of it finds the reason."""
+    try:
+        with opened(uri) as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def metadata(uri: str) -> FileMetadata | None:
+    """What a remote store says of a file; None where it has none of that name, or doesn't answer."""
+    with contextlib.suppress(Exception):
+        return next((found for match in FileSystems.match([uri]) for found in match.metadata_list), None)
+    return None
+
+
+def etag_of(status: os.stat_result) -> str:
+    """The version of a local file's bytes."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def version(uri: str) -> str:
+    """The version of a file's bytes, as listings have it; empty where that can't be told."""
+    if is_local(uri):
+        try:
+            return etag_of(os.stat(local_path(uri)))
+        except OSError:
+            return ""
+    found = metadata(uri)
+    return f"{found.size_in_bytes}-{found.last_updated_in_seconds}" if found else ""
 
 
 def _as_os_error(error: Exception, uri: str) -> OSError:
@@ -72,8 +199,15 @@ def _as_os_error(error: Exception, uri: str) -> OSError:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file (or, locally, anything) of that name."""
-    return os.path.exists(uri) if is_local(uri) else FileSystems.exists(uri)
+    """Whether there is a file (or, locally, anything, even a link to nothing) of that name."""
+    return os.path.lexists(local_path(uri)) if is_local(uri) else FileSystems.exists(uri)
+
+
+def is_folder(uri: str) -> bool:
+    """Whether there is a folder of that name, or, where a store has none, something below the name."""
+    if is_local(uri):
+        return os.path.isdir(local_path(uri))
+    return metadata(uri) is None and next(matching(join(uri, "**")), None) is not None
 
 
 def matching(pattern: str) -> Iterator[str]:
@@ -116,6 +250,24 @@ def replace(uri: str, data: bytes) -> None:
         return
     with FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         file.write(data)
+
+
+def delete(uri: str) -> None:
+    """Deletes a file, and locally its folder where that is empty then; a file that is gone already is no error.
+
+    Raises:
+      OSError: as the store says.
+    """
+    if not is_local(uri):
+        # What is deleted is what matches.
+        FileSystems.delete([glob.escape(uri)])
+        return
+    path = local_path(uri)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    # As in a store of objects, where a folder is only the names of what lies in it.
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path))
 
 
 def _create_local(path: str, data: bytes) -> bool:

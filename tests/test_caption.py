@@ -1,10 +1,14 @@
 """The caption job as a user runs it, with a tiny model, on Beam's direct runner."""
 
+import collections
+import datetime
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import apache_beam as beam
@@ -14,9 +18,9 @@ from PIL import Image
 
 from jobs import cli
 from model import bundle
-from pipelines import caption, plan
+from pipelines import caption, lease, plan
 from pipelines.caption import CaptionArchive, CaptionOptions
-from pipelines.photos import CAPTION_SCHEMA
+from pipelines.photos import CAPTION_SCHEMA, CaptionRow, PhotoRef, Shard
 
 
 @pytest.fixture
@@ -120,11 +124,15 @@ def test_a_second_run_does_only_what_is_new_changed_or_may_have_passed(archive, 
     assert (report["listed"], report["skipped"], report["captioned"], report["failed"]) == (47, 43, 2, 2)
 
 
-def test_other_settings_are_another_caption(archive, tmp_path, tiny_bundle):
+def test_other_settings_caption_again_where_that_is_asked_for(archive, tmp_path, tiny_bundle, capsys):
     output = tmp_path / "out"
     captioned(archive, output, tiny_bundle, "--limit", "3")
-    captioned(archive, output, tiny_bundle, "--limit", "3", "--max-length", "2")
-    _, second = runs_of(output)
+    shorter = ("--limit", "3", "--max-length", "2")
+    captioned(archive, output, tiny_bundle, *shorter)
+    assert "other settings: 3 (--recaption model or --recaption settings does them again)" in capsys.readouterr().out
+    assert len(rows_of(output)) == 3
+    captioned(archive, output, tiny_bundle, *shorter, "--recaption", "settings")
+    _, _, second = runs_of(output)
     assert len(rows_of(output, second)) == 3
     assert all(len(row["caption"].split()) <= 2 for row in rows_of(output, second))
     assert report_of(output, second)["listed"] == 3
@@ -192,7 +200,7 @@ def test_a_search_keeps_to_its_options(archive, tmp_path, tiny_bundle):
 
 def test_what_changes_no_caption_is_not_captioned_again(archive, tmp_path, tiny_bundle):
     def again(*options):
-        captioned(archive, output, tiny_bundle, "--limit", "3", *options)
+        captioned(archive, output, tiny_bundle, "--limit", "3", "--recaption", "settings", *options)
         run = runs_of(output)[-1]
         config = json.loads((output / "runs" / run / "config.json").read_text())
         rows = rows_of(output, run)
@@ -214,7 +222,7 @@ def test_a_committed_shard_is_not_read_again(archive, tmp_path, tiny_bundle, mon
     """An engine that runs the whole job again finds the plan and the commits, and leaves them alone."""
     model = bundle.describe(tiny_bundle)
     options = CaptionOptions(
-        input=str(archive),
+        inputs=(str(archive),),
         output=str(tmp_path / "out"),
         run="run",
         bundle=str(tiny_bundle),
@@ -344,3 +352,91 @@ def test_a_changed_bundle_is_refused(archive, tmp_path, tiny_bundle, capfd):
     weights.write_bytes(data)
     assert captioned(archive, tmp_path / "out", damaged) == 1
     assert "is damaged" in capfd.readouterr().err
+
+
+def test_archives_lists_and_folders_in_one_run(archive, tmp_path, tiny_bundle, capsys):
+    names = sorted(path.name for path in archive.glob("*.jpg"))
+    (archive / "notes.txt").write_text("no photo")
+    with tarfile.open(tmp_path / "some.tar.gz", "w:gz") as tar:
+        for name in names[:10]:
+            tar.add(archive / name, name)
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as zipped:
+        for name in names[10:30]:
+            zipped.write(archive / name, name)
+        zipped.writestr("broken.jpg", b"")
+    (tmp_path / "list.txt").write_text("photos/sub/rotated.jpg\n")
+    inputs = [str(archive / "03*.jpg"), str(tmp_path / "some.tar.gz"), str(tmp_path / "some.zip")]
+    inputs.append(str(tmp_path / "list.txt"))
+    options = [option for uri in inputs for option in ("--input", uri)]
+    output = tmp_path / "out"
+    assert captioned(archive / "*", output, tiny_bundle, *options) == 0
+    # The glob gives 40, the tar 10, the zip 21 and the list 1; ten of the first are in two inputs.
+    rows = rows_of(output)
+    assert len(rows) == len({row["photo"] for row in rows}) == 40 + 10 + 21 + 1
+    by_bytes = collections.defaultdict(set)
+    for row in rows:
+        by_bytes[row["sha256"]].add((row["caption"], row["score"], row["width"], row["height"]))
+    assert len(by_bytes) == 42 and all(len(captions) == 1 for captions in by_bytes.values())
+    failed = [(row["photo"], row["error"]) for row in rows if row["status"] == "failed"]
+    assert failed == [(f"{tmp_path}/some.zip#broken.jpg", "empty")]
+    printed = capsys.readouterr().out
+    assert "listed 72 = skipped 0 + captioned 71 + failed 1" in printed
+    assert "others have the same bytes: 30" in printed and "passed over: 1 .txt" in printed
+    report = report_of(output, runs_of(output)[0])
+    assert (report["duplicates"], report["ignored"]) == (30, {".txt": 1})
+    page = (output / "runs" / runs_of(output)[0] / "report.html").read_text()
+    assert page.count("<img") == 12
+    assert captioned(archive / "*", output, tiny_bundle, *options) == 0
+    assert "listed 72 = skipped 72" in capsys.readouterr().out
+
+
+def test_each_photo_is_read_where_that_is_asked_for(archive, tmp_path, tiny_bundle):
+    shutil.copy(archive / "000.jpg", archive / "copy.jpg")
+    captioned(archive, tmp_path / "out", tiny_bundle, "--no-deduplicate")
+    assert report_of(tmp_path / "out", runs_of(tmp_path / "out")[0])["duplicates"] == 0
+    assert len(rows_of(tmp_path / "out")) == 42
+
+
+def test_a_duplicate_outlives_the_photo_that_was_to_be_read(tmp_path, make_photo):
+    shard = Shard(0, tuple(PhotoRef(name, "1", 9, same_as="" if name == "a" else "a", sha256="x") for name in "abc"))
+    seen = []
+
+    def rows_of(part: Shard, sha256="x"):
+        seen.append([ref.photo for ref in part.photos])
+        return [row_of(ref, sha256) for ref in part.photos if not ref.same_as]
+
+    rows = list(caption.with_duplicates(shard, rows_of))
+    assert [row.photo for row in rows] == ["a", "b", "c"] and len(seen) == 1
+    # It has changed since: the others are read themselves.
+    rows = list(caption.with_duplicates(shard, lambda part: rows_of(part, "y")))
+    assert [row.photo for row in rows] == ["a", "b", "c"] and seen[-1] == ["b", "c"]
+
+
+def row_of(ref: PhotoRef, sha256: str) -> CaptionRow:
+    now = datetime.datetime.now(datetime.UTC)
+    return CaptionRow(
+        ref.photo, ref.etag, sha256, 1, 1, "captioned", "a dog", 0.0, (), None, None, None, "model", "settings", now
+    )
+
+
+def test_too_many_failures_stop_the_job(archive, tmp_path, tiny_bundle, capsys):
+    for number in range(60):
+        (archive / f"broken-{number}.jpg").write_bytes(b"text %d" % number)
+    output = tmp_path / "out"
+    options = ("--shard-size", "4", "--direct_num_workers", "1")
+    assert captioned(archive, output, tiny_bundle, "--max-failures", "10%", *options) == 1
+    error = capsys.readouterr().err
+    assert "stopped early" in error and "more than the 10 of --max-failures" in error
+    assert len(rows_of(output)) < 101
+    assert captioned(archive, output, tiny_bundle, "--max-failures", "100%", *options) == 0
+    assert len({row["photo"] for row in rows_of(output)}) == len(rows_of(output)) == 101
+
+
+def test_two_jobs_on_one_output(archive, tmp_path, tiny_bundle, capsys):
+    output = tmp_path / "out"
+    with lease.hold(str(output), "another run"):
+        assert captioned(archive, output, tiny_bundle) == 1
+        error = capsys.readouterr().err
+        assert f"{output} is in use: another run (process {os.getpid()} on " in error
+    assert not rows_of(output)
+    assert captioned(archive, output, tiny_bundle) == 0

@@ -1,11 +1,14 @@
 import os
+import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 
 import pytest
 
-from pipelines import decode_pool, decoding
+from pipelines import decode_pool, decoder_process, decoding, reading
 from pipelines.decode_pool import DecodePool
 from pipelines.failures import ErrorCode, Stage
 from pipelines.photos import PhotoRef
@@ -17,12 +20,12 @@ import pipelines.decoding as decoding
 
 real = decoding.decode
 
-def decode(data, size):
+def decode(data, size, max_pixels):
     if data == b"abort":
         os.abort()
     if data == b"hang":
         time.sleep(3600)
-    return real(data, size)
+    return real(data, size, max_pixels)
 """
 
 
@@ -37,7 +40,7 @@ def pool():
 def misbehaving(monkeypatch, tmp_path):
     """A decoder that aborts or never ends where the bytes ask for it, in the real processes."""
     (tmp_path / "misbehaving_decoder.py").write_text(
-        MISBEHAVING + "def decode_all(photos, size):\n    return [decode(data, size) for data in photos]\n"
+        MISBEHAVING + "def decode_all(photos, *options):\n    return [decode(data, *options) for data in photos]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.getcwd()}")
@@ -62,7 +65,7 @@ def test_every_photo_comes_in_order(pool, tmp_path, make_photo):
     assert all(photo.decoded.pixels.shape == (16, 16, 3) for photo in photos)
 
 
-def test_a_crash_and_a_hang_cost_one_photo_each(pool, tmp_path, make_photo, misbehaving):
+def test_a_crash_and_a_hang_cost_one_photo_each(misbehaving, pool, tmp_path, make_photo):
     good = make_photo(tmp_path / "good.jpg").read_bytes()
     contents = [good] * 20
     contents[5], contents[12] = b"abort", b"hang"
@@ -93,7 +96,7 @@ def test_permission_is_told_from_other_errors(pool, monkeypatch):
     def refuse(uri):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(decode_pool.storage, "read", refuse)
+    monkeypatch.setattr(reading.storage, "read", refuse)
     assert next(pool.stream([PhotoRef("/x.jpg", "")], 16)).decoded.failure.error == ErrorCode.PERMISSION
 
 
@@ -125,3 +128,127 @@ def test_no_process_is_left_behind(tmp_path, make_photo):
     assert pids
     time.sleep(0.5)
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def gone(pid, seconds=20.0):
+    """Whether a process ends within some time; one that nobody has waited for yet has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "Z":
+                    return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def start(script, lines):
+    """Starts a process, and reads so many lines of what it prints."""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    return process, [process.stdout.readline().split() for _ in range(lines)]
+
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+# In C, with the interpreter's lock held: no thread of Python runs any more.
+HANG = "__import__('ctypes').PyDLL(None).sleep(3600)"
+
+
+@needs_proc
+def test_decoders_die_with_their_parent_even_while_they_hang():
+    script = (
+        "import time; from pipelines.decode_pool import DecodePool\n"
+        "pool = DecodePool(workers=2)\n"
+        f"tasks = [pool._processes.schedule(eval, ({HANG!r},)) for _ in range(2)]\n"
+        "while not all(task.running() for task in tasks): time.sleep(0.1)\n"
+        "print(*pool._processes._pool_manager.worker_manager.workers, flush=True); time.sleep(3600)\n"
+    )
+    parent, [pids] = start(script, 1)
+    assert len(pids) == 2 and not any(gone(pid, 0.3) for pid in pids)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert all(gone(pid) for pid in pids)
+
+
+@needs_proc
+def test_without_the_kernel_a_thread_watches_the_parent():
+    child = (
+        "import os, time; from pipelines import decoder_process\n"
+        "decoder_process._ask_the_kernel = lambda: False\n"
+        "decoder_process._die_with(os.getppid()); print('watched', flush=True); time.sleep(3600)\n"
+    )
+    script = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}]); print(child.pid, flush=True); child.wait()\n"
+    )
+    parent, [[pid], _] = start(script, 2)
+    assert not gone(pid, 0.3)
+    parent.kill()
+    parent.wait()
+    assert gone(pid)
+
+
+def test_a_process_whose_parent_is_gone_already_ends():
+    script = "from pipelines import decoder_process; decoder_process._die_with(1 << 30); print('alive')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+
+
+def test_what_runs_before_the_decoders_imports_none():
+    script = "import sys; from pipelines import decoder_process; print('numpy' in sys.modules, 'PIL' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def plain_png(width, height):
+    """A PNG of RGBA, all zero, which is made without its pixels ever being in memory."""
+    rows, band = height // 10, bytes((4 * width + 1) * 10)
+    packer = zlib.compressobj(1, wbits=-15)
+    packed = packer.compress(band) + packer.flush(zlib.Z_FULL_FLUSH)
+    length = len(band) * rows
+    # Adler-32 of zeros: the first sum stays 1, the second counts.
+    data = b"\x78\x01" + packed * rows + b"\3\0" + struct.pack(">HH", length % 65521, 1)
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@needs_proc
+def test_memory_is_limited_and_what_needs_more_is_one_failure(tmp_path, make_photo):
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    pool = DecodePool(workers=1, memory=512 * 2**20)
+    try:
+        contents = [good, plain_png(14_000, 10_000), good]
+        before, failed, after = pool.stream(refs_of(tmp_path, contents), 16)
+        (pid,) = pool._processes._pool_manager.worker_manager.workers
+        with open(f"/proc/{pid}/limits") as file:
+            limits = next(line.split() for line in file if line.startswith("Max address space"))
+    finally:
+        pool.close()
+    assert before.decoded.failure is None and after.decoded.failure is None
+    assert failed.decoded.failure.error == ErrorCode.TOO_LARGE and "memory" in failed.decoded.failure.message
+    assert (failed.decoded.width, failed.decoded.height) == (14_000, 10_000)
+    assert limits[3] == str(512 * 2**20)
+
+
+def test_an_honest_photo_of_the_largest_size_is_decoded(tmp_path):
+    width, height = 20_000, decoding.MAX_PIXELS // 20_000
+    pool = DecodePool(workers=1, timeout=300)
+    try:
+        [photo] = pool.stream(refs_of(tmp_path, [plain_png(width, height)]), 64)
+    finally:
+        pool.close()
+    assert photo.decoded.failure is None
+    assert (photo.decoded.width, photo.decoded.height) == (width, height)
+    # Transparent all over: the white behind it.
+    assert photo.decoded.pixels.min() == 255
+
+
+def test_the_limit_is_far_above_what_an_honest_photo_needs():
+    # WebP needs most: its decoder has the photo three times, Pillow once, at four bytes a pixel.
+    assert decoder_process.MEMORY_LIMIT > 4 * 4 * decoding.MAX_PIXELS + 2**30

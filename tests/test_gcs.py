@@ -41,9 +41,9 @@ def test_files_are_written_read_and_found(bucket):
 def test_a_folder_and_a_glob_are_listed(bucket):
     for name in ("photos/1.jpg", "photos/sub/2.png", "photos/notes.txt", "other/3.jpg"):
         storage.replace(f"{bucket}/{name}", b"x" * 7)
-    folder = {ref.photo: ref.size for ref in listing.list_photos(f"{bucket}/photos")}
+    folder = {ref.photo: ref.size for ref in listing.list_photos([f"{bucket}/photos"])}
     assert folder == {f"{bucket}/photos/1.jpg": 7, f"{bucket}/photos/sub/2.png": 7}
-    assert [ref.photo for ref in listing.list_photos(f"{bucket}/*/*.jpg")] == [
+    assert [ref.photo for ref in listing.list_photos([f"{bucket}/*/*.jpg"])] == [
         f"{bucket}/other/3.jpg",
         f"{bucket}/photos/1.jpg",
     ]

@@ -2,13 +2,17 @@ import datetime
 
 import apache_beam as beam
 import pyarrow.parquet as pq
+import pytest
 
-from pipelines.ledger import Done, ReadLedger, _digest
+from pipelines import ledger, plan
+from pipelines.ledger import DoneRule, ReadLedger
 from pipelines.photos import CaptionRow, PhotoRef, caption_table
 from tests.conftest import run_eagerly
 
+RULE = DoneRule("m", "s")
 
-def row(photo, etag="1", error=None, model="m", settings="s"):
+
+def row(photo, etag="1", error=None, model="m", settings="s", hour=0):
     return CaptionRow(
         photo=photo,
         etag=etag,
@@ -24,8 +28,12 @@ def row(photo, etag="1", error=None, model="m", settings="s"):
         message=None,
         model=model,
         settings=settings,
-        written_at=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        written_at=time(hour),
     )
+
+
+def time(hour):
+    return datetime.datetime(2026, 1, 1, hour, tzinfo=datetime.UTC)
 
 
 def commit(output, run, *rows):
@@ -34,45 +42,86 @@ def commit(output, run, *rows):
     pq.write_table(caption_table(rows), folder / f"shard-{len(list(folder.iterdir())):05d}.parquet")
 
 
-def done_of(output, run="now"):
+def new_of(output, refs, rule=RULE, run="now"):
+    """Which of some photos are not done, and how many of the others are outdated."""
     output.mkdir(exist_ok=True)
-    (done,) = run_eagerly(
-        output / "done.pickle", lambda pipeline: pipeline | beam.Create([str(output)]) | ReadLedger(run, "m", "s")
+    entries = run_eagerly(
+        output / "entries.pickle", lambda pipeline: pipeline | beam.Create([str(output)]) | ReadLedger(run, rule)
     )
-    return [f"{photo}{etag}" for photo in "abcdef" for etag in "12" if PhotoRef(photo, etag) in done]
+    photos, listed, outdated = [], 0, 0
+    for part, some in ledger.by_part(refs):
+        known = ledger.latest(array for number, array in entries if number == part)
+        new = plan.not_done(some, known, rule)
+        photos += [f"{ref.photo}{ref.etag}" for ref in new.photos]
+        listed, outdated = listed + new.listed, outdated + new.outdated
+    assert listed == len({ref.photo for ref in refs})
+    return sorted(photos), outdated
 
 
-def test_what_is_done_is_captioned_or_failed_for_good_with_the_same_model_and_settings(tmp_path):
+def refs(*texts):
+    return [PhotoRef(text[:-1], text[-1]) for text in texts]
+
+
+def test_what_is_captioned_or_failed_for_good_is_done(tmp_path):
     commit(tmp_path, "one", row("a"), row("b", error="truncated"), row("c", error="unreadable"))
-    commit(tmp_path, "one", row("d", model="other"), row("e", settings="other"))
-    commit(tmp_path, "two", row("f", etag="2"))
-    assert done_of(tmp_path) == ["a1", "b1", "f2"]
+    commit(tmp_path, "two", row("d", etag="2"))
+    assert new_of(tmp_path, refs("a1", "b1", "c1", "d1", "e1")) == (["c1", "d1", "e1"], 0)
+    assert new_of(tmp_path, refs("d2")) == ([], 0)
+
+
+def test_what_another_model_or_other_settings_captioned_is_done_but_outdated(tmp_path):
+    commit(tmp_path, "one", row("a", model="other"), row("b", settings="other"), row("c"))
+    assert new_of(tmp_path, refs("a1", "b1", "c1")) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    "recaption, expected",
+    [
+        (["model"], ["b1"]),
+        (["settings"], ["c1"]),
+        (["failed"], ["d1"]),
+        (["model", "failed"], ["b1", "d1"]),
+        (["all"], ["a1", "b1", "c1", "d1"]),
+    ],
+)
+def test_what_is_done_again_can_be_chosen(tmp_path, recaption, expected):
+    commit(tmp_path, "one", row("a"), row("b", model="old"), row("c", settings="old"), row("d", error="truncated"))
+    rule = DoneRule("m", "s", frozenset(recaption))
+    assert new_of(tmp_path, refs("a1", "b1", "c1", "d1"), rule)[0] == expected
+
+
+def test_an_interrupted_recaptioning_goes_on_where_it_was(tmp_path):
+    commit(tmp_path, "one", row("a", hour=1), row("b", hour=1), row("c", hour=1))
+    commit(tmp_path, "two", row("a", hour=3), row("b", error="unreadable", hour=3))
+    rule = DoneRule("m", "s", frozenset(["all"]), since=time(2))
+    assert new_of(tmp_path, refs("a1", "b1", "c1"), rule)[0] == ["b1", "c1"]
+
+
+def test_the_latest_row_of_a_photo_counts(tmp_path):
+    commit(tmp_path, "one", row("a", hour=5), row("b", error="unreadable", hour=1), row("c", model="old", hour=1))
+    commit(tmp_path, "two", row("a", error="unreadable", hour=2), row("b", hour=2), row("c", hour=2))
+    commit(tmp_path, "three", row("d", hour=1), row("d", etag="2", hour=2))
+    assert new_of(tmp_path, refs("a1", "b1", "c1", "d1")) == (["d1"], 0)
 
 
 def test_the_own_run_does_not_count(tmp_path):
     commit(tmp_path, "now", row("a"))
     commit(tmp_path, "now-2", row("b"))
-    assert done_of(tmp_path) == ["b1"]
+    assert new_of(tmp_path, refs("a1", "b1"))[0] == ["a1"]
 
 
 def test_an_empty_output_has_nothing_done(tmp_path):
-    assert done_of(tmp_path / "none") == []
+    assert new_of(tmp_path / "none", refs("a1")) == (["a1"], 0)
 
 
-def test_digests_with_equal_halves_are_told_apart():
-    digest = _digest("a", "1")
-    twin = digest[:8] + bytes(8)
-    assert PhotoRef("a", "1") not in Done.of([twin, twin])
-    assert PhotoRef("a", "1") in Done.of([twin, digest, twin])
-    assert len(Done.of([])) == 0
+def test_a_photo_of_two_inputs_is_one():
+    new = plan.not_done(refs("a1", "b1", "a1"), {}, RULE)
+    assert [ref.photo for ref in new.photos] == ["a", "b"] and new.listed == 2
 
 
-def test_photo_and_etag_do_not_run_together():
-    assert _digest("a1", "2") != _digest("a", "12")
-
-
-def test_many_digests_are_all_found():
-    refs = [PhotoRef(f"photo {i}", str(i)) for i in range(2000)]
-    done = Done.of(_digest(ref.photo, ref.etag) for ref in refs)
-    assert all(ref in done for ref in refs)
-    assert not any(PhotoRef(ref.photo, "changed") in done for ref in refs)
+def test_many_entries_are_all_found(tmp_path):
+    photos = [f"photo {number}" for number in range(3000)]
+    for start in range(0, 3000, 100):
+        commit(tmp_path, "one", *(row(photo) for photo in photos[start : start + 100]))
+    assert new_of(tmp_path, [PhotoRef(photo, "1") for photo in photos]) == ([], 0)
+    assert len(new_of(tmp_path, [PhotoRef(photo, "2") for photo in photos])[0]) == 3000

@@ -52,15 +52,16 @@ def make_run(output):
     def make(planned, committed, skipped=0):
         folder = output / "runs" / RUN
         folder.mkdir(parents=True)
-        shards = tuple(
-            plan.write_shard((index, [PhotoRef(photo, "1-2") for photo in photos]), str(folder))
+        units = [
+            plan.write_unit(str(folder), "", index, [PhotoRef(photo, "1-2") for photo in photos])
             for index, photos in enumerate(planned)
-        )
+        ]
         count = sum(len(photos) for photos in planned)
-        (folder / "plan.json").write_bytes(Plan(RUN, skipped + count, skipped, count, shards).to_json())
+        made = Plan(RUN, skipped + count, skipped, count, 1, 2, {".txt": 3}, plan.shards_of(units, 100))
+        (folder / "plan.json").write_bytes(made.to_json())
         config = {
             "run": RUN,
-            "input": "/photos",
+            "inputs": ["/photos"],
             "output": str(output),
             "bundle": {"name": "transformer", "fingerprint": "0123456789abcdef"},
             "settings": "beam_width=3,max_length=20",

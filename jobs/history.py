@@ -1,0 +1,27 @@
+"""What earlier runs of an output folder leave for the next one to know."""
+
+import datetime
+import json
+from typing import Any
+
+
+def unfinished_since(config: dict[str, Any]) -> datetime.datetime | None:
+    """When the first of the unfinished runs began that a run goes on with; None where the last one ended well.
+
+    What they did for the same reasons need not be done again, though `--recaption` asks for all of it.
+
+    Args:
+      config: of the run that is to begin, as in its `config.json`.
+    """
+    from pipelines import storage
+
+    since = None
+    # As it will be when it is read.
+    wanted = json.loads(json.dumps(config))
+    for path in sorted(storage.within(storage.join(config["output"], "runs"), "*", "config.json"), reverse=True):
+        earlier = json.loads(storage.read(path))
+        alike = all(earlier.get(name) == wanted[name] for name in ("inputs", "bundle", "settings", "recaption"))
+        if not alike or storage.exists(path.replace("config.json", "_SUCCESS")):
+            break
+        since = datetime.datetime.fromisoformat(earlier["started_at"])
+    return since

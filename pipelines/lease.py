@@ -1,0 +1,183 @@
+"""One job at a time on an output folder: whoever writes there holds a lease, which lies in the folder itself.
+
+Leases are numbered files that are created only where there is none, so that of two that want the next one a single one
+gets it, on any store that can do this. The highest number counts. Its holder shows that it lives by a heartbeat, a
+counter in a file beside it: clocks are not compared, for they differ.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+
+from model.errors import UserError
+from pipelines import storage
+
+# Seconds between two beats, and without one after which a holder counts as dead.
+BEAT = 5.0
+DEAD = 20.0
+_LOOK = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who holds a lease.
+
+    Attributes:
+      purpose: what it does, for whoever must wait: `caption`, say, and the run's id.
+      host: name of the machine.
+      machine: tells apart machines of one name, a machine's starts, and what containers on it see of processes.
+      pid: of the process.
+      started: when the process began, seconds since 1970: process ids are used again.
+    """
+
+    purpose: str
+    host: str
+    machine: str
+    pid: int
+    started: float
+
+    @classmethod
+    def myself(cls, purpose: str) -> "Holder":
+        """This process."""
+        return cls(purpose, socket.gethostname(), _machine(), os.getpid(), psutil.Process().create_time())
+
+    def has_died(self) -> bool | None:
+        """Whether the process is gone; None where it can't be seen from here."""
+        if (self.host, self.machine) != (socket.gethostname(), _machine()):
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            # Its start is computed from the machine's clock, which may have been set meanwhile.
+            same = abs(process.create_time() - self.started) < 5.0
+            return not same or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    def __str__(self) -> str:
+        return f"{self.purpose} (process {self.pid} on {self.host})"
+
+
+@contextlib.contextmanager
+def hold(output: str, purpose: str, lost: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Holds the lease of an output folder.
+
+    Args:
+      output: the folder that holds the captions of all runs.
+      purpose: what for, to be shown to others.
+      lost: called, from a thread, with a reason, where another took the lease since this process seemed dead to it.
+
+    Raises:
+      UserError: another job holds it.
+      OSError: the folder can't be written to.
+    """
+    folder = storage.join(output, "leases")
+    number = _acquire(folder, Holder.myself(purpose))
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(folder, number, ended, lost), name="lease", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        # Where that fails the next job finds out by itself that this one has ended.
+        with contextlib.suppress(OSError):
+            storage.replace(_path(folder, number, "released"), b"")
+
+
+def holder_of(output: str) -> Holder | None:
+    """Who holds the lease of an output folder; None where nobody does who lives. May take `DEAD` seconds."""
+    folder = storage.join(output, "leases")
+    number = _latest(folder)
+    holder = _holder(folder, number)
+    return holder if holder and _lives(folder, number, holder) else None
+
+
+def _acquire(folder: str, myself: Holder) -> int:
+    while True:
+        number = _latest(folder)
+        holder = _holder(folder, number)
+        if holder and _lives(folder, number, holder):
+            raise UserError(
+                f"{storage.folder_of(folder)} is in use: {holder} writes to it; wait for its end, or stop it"
+            )
+        if storage.create(_path(folder, number + 1, "json"), json.dumps(vars(myself)).encode()):
+            _clean_up(folder, number)
+            return number + 1
+
+
+def _latest(folder: str) -> int:
+    numbers = (path.rpartition("/")[2].removesuffix(".json") for path in storage.within(folder, "*.json"))
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def _holder(folder: str, number: int) -> Holder | None:
+    """Who took a lease; None where nobody did, or gave it back."""
+    if not number or storage.exists(_path(folder, number, "released")):
+        return None
+    return Holder(**json.loads(storage.read(_path(folder, number, "json"))))
+
+
+def _lives(folder: str, number: int, holder: Holder) -> bool:
+    died = holder.has_died()
+    if died is not None:
+        return not died
+    before = _count(folder, number)
+    end = time.monotonic() + DEAD
+    while time.monotonic() < end:
+        time.sleep(_LOOK)
+        if _holder(folder, number) is None:
+            return False
+        if _count(folder, number) != before:
+            return True
+    return False
+
+
+def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str], None]) -> None:
+    count = 0
+    while not ended.wait(BEAT if count else 0.0):
+        count += 1
+        # What fails once may work the next time.
+        with contextlib.suppress(OSError):
+            storage.replace(_path(folder, number, "beat"), str(count).encode())
+            latest = _latest(folder)
+            if latest > number:
+                lost(f"{_holder(folder, latest) or 'another job'} took over, since this one seemed dead")
+                return
+
+
+def _count(folder: str, number: int) -> bytes:
+    try:
+        return storage.read(_path(folder, number, "beat"))
+    except OSError:
+        return b""
+
+
+def _clean_up(folder: str, until: int) -> None:
+    """Deletes what earlier holders left."""
+    for path in storage.within(folder, "*"):
+        number = path.rpartition("/")[2].partition(".")[0]
+        if number.isdigit() and int(number) <= until:
+            with contextlib.suppress(OSError):
+                storage.delete(path)
+
+
+def _path(folder: str, number: int, kind: str) -> str:
+    return storage.join(folder, f"{number:08d}.{kind}")
+
+
+def _machine() -> str:
+    """This start of this machine, and what can be seen of its processes."""
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{psutil.boot_time():.0f}"

@@ -1,0 +1,129 @@
+"""Tells what an input is, by its bytes."""
+
+import tarfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.errors import UserError
+from pipelines import formats, storage
+from pipelines.sources import compression, lists, records, tables
+from pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, extension_of
+
+FORMATS = ("list", "tar", "zip", "tfrecord", "parquet")
+
+# Among the files of a glob, what is named like these is looked into.
+_CONTAINER_NAMES = (".tar", ".tgz", ".zip", ".parquet", ".gz", ".bz2", ".xz", ".tbz2", ".txz")
+
+
+def expand(uri: str, options: ListOptions) -> Iterator[Source]:
+    """What there is to list of one input: itself, or what matches it.
+
+    Raises:
+      UserError: there is no such thing, or it can't be told what it is.
+    """
+    if storage.has_wildcards(uri) and not (storage.is_local(uri) and storage.exists(uri)):
+        yield from _glob(uri, options)
+    elif storage.is_folder(uri):
+        yield Source(uri, "folder")
+    elif not storage.exists(uri):
+        raise UserError(f"--input: there is no {uri}; give a folder, a glob, a photo, a list or an archive")
+    else:
+        source = Source(uri, options.format or _file(uri, options))
+        check(source, options)
+        yield source
+
+
+def check(source: Source, options: ListOptions) -> None:
+    """Looks for what an input must have.
+
+    Raises:
+      UserError: a list without a column of URIs, say.
+    """
+    if source.kind == "list":
+        lists.check(source.uri, options)
+    elif source.kind == "parquet":
+        schema = _schema(source.uri)
+        if not tables.image_column(schema, options):
+            columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+            raise UserError(f"--input: {source.uri} has no column of photos, but {columns}; see --image-column")
+    elif source.kind == "tfrecord":
+        names = records.features(source.uri)
+        wanted = options.image_column or records.IMAGE_FEATURE
+        if names and wanted not in names:
+            has = ", ".join(sorted(names))
+            raise UserError(f"--input: the examples of {source.uri} have no {wanted}, but {has}; see --image-column")
+
+
+def _glob(pattern: str, options: ListOptions) -> Iterator[Source]:
+    """Each container by itself, so that several workers can list them; photos all together."""
+    others = found = False
+    for uri in sorted(storage.matching(pattern)):
+        kind = options.format or (_container(uri, options) if _may_be_container(uri) else None)
+        found = True
+        if kind:
+            yield Source(uri, kind)
+        else:
+            others = True
+    if not found:
+        raise UserError(f"--input: nothing matches {pattern}")
+    if others:
+        yield Source(pattern, "glob")
+
+
+def _may_be_container(uri: str) -> bool:
+    name = uri.rpartition("/")[2].lower()
+    return name.endswith(_CONTAINER_NAMES) or ".tfrecord" in name
+
+
+def _file(uri: str, options: ListOptions) -> str:
+    head = storage.head(uri, HEAD_BYTES)
+    if formats.decoders(head):
+        return "photo"
+    kind = _container(uri, options)
+    if kind:
+        return kind
+    if extension_of(uri) in lists.EXTENSIONS:
+        return "list"
+    if extension_of(uri) in EXTENSIONS:
+        # Broken, then: reading it says in which way.
+        return "photo"
+    raise UserError(f"--input: what {uri} is, its bytes don't say; name it with --input-format ({', '.join(FORMATS)})")
+
+
+def _container(uri: str, options: ListOptions) -> str | None:
+    """The format of an archive or a record file; None where it is neither."""
+    head = storage.head(uri, HEAD_BYTES)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if head.startswith(b"PAR1"):
+        return "parquet" if tables.image_column(_schema(uri), options) else None
+    head = _unpacked(uri, head)
+    if records.is_header(head):
+        return "tfrecord"
+    return "tar" if _is_tar(head) else None
+
+
+def _unpacked(uri: str, head: bytes) -> bytes:
+    try:
+        with compression.opened(uri) as (stream, is_plain):
+            return head if is_plain else stream.read(HEAD_BYTES)
+    except compression.DAMAGE:
+        return b""
+
+
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _schema(uri: str) -> pa.Schema:
+    try:
+        with storage.opened(uri) as file:
+            return pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"--input: can't read {uri}: {' '.join(str(error).split())}") from None

@@ -1,0 +1,111 @@
+"""Photos that are files of their own: of a folder, of a glob, or one by its name."""
+
+import functools
+import os
+from collections.abc import Iterator
+
+from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines import storage
+from pipelines.photos import PhotoRef
+from pipelines.sources.base import HEAD_BYTES, Ignored, ListOptions, extension_of, is_photo
+
+
+def list_folder(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    """All below a folder."""
+    if storage.is_local(uri):
+        yield from _walk(uri, "", options, seen=set())
+    else:
+        yield from _remote(storage.join(uri, "**"), uri, options)
+
+
+def list_glob(pattern: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    """The photos that match a glob; includes and excludes see their paths from its first wildcard on."""
+    base = storage.without_wildcards(pattern)
+    if not storage.is_local(pattern):
+        yield from _remote(pattern, base, options)
+        return
+    for path in sorted(storage.matching(pattern)):
+        yield from _one(path, os.path.relpath(path, base), options)
+
+
+def list_photo(uri: str) -> PhotoRef:
+    """One photo, whatever it is called; its etag is empty where it can't be looked at, and reading says why."""
+    if storage.is_local(uri):
+        return _local_ref(storage.local_path(uri))
+    found = storage.metadata(uri)
+    return _remote_ref(found) if found else PhotoRef(uri, etag="")
+
+
+def _walk(folder: str, below: str, options: ListOptions, seen: set[tuple[int, int]]) -> Iterator[PhotoRef | Ignored]:
+    """All below a folder, links to folders followed, each real folder once."""
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            names = sorted((entry.name, _is_folder(entry)) for entry in entries)
+    except OSError:
+        # A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it.
+        yield PhotoRef(storage.local_uri(folder), etag="")
+        return
+    for name, is_folder in names:
+        path, relative = os.path.join(folder, name), below + name
+        if not is_folder:
+            yield from _one(path, relative, options)
+        elif ignored := options.ignored(relative):
+            yield ignored
+        else:
+            yield from _walk(path, relative + "/", options, seen)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself, say: one entry that can't be looked at must not hide the others of its folder.
+        return False
+
+
+def _one(path: str, relative: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    if ignored := options.passed_over(relative):
+        yield ignored
+    elif is_photo(path, functools.partial(storage.head, path, HEAD_BYTES)):
+        yield _local_ref(path)
+    else:
+        yield Ignored(extension_of(path))
+
+
+def _local_ref(path: str) -> PhotoRef:
+    try:
+        status = os.stat(path)
+    except OSError:
+        try:
+            # A link to nothing is listed, too; its own time tells when it was changed.
+            status = os.lstat(path)
+        except OSError:
+            # Gone since its folder was read: reading it will say so.
+            return PhotoRef(storage.local_uri(path), etag="")
+    return PhotoRef(storage.local_uri(path), storage.etag_of(status), status.st_size)
+
+
+def _remote(pattern: str, base: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    for match in FileSystems.match([pattern]):
+        for found in match.metadata_list:
+            path = found.path
+            # Stores without folders mark them with empty objects.
+            if path.endswith("/"):
+                continue
+            if ignored := options.passed_over(path.removeprefix(base).lstrip("/")):
+                yield ignored
+            elif is_photo(path, functools.partial(storage.head, path, HEAD_BYTES)):
+                yield _remote_ref(found)
+            else:
+                yield Ignored(extension_of(path))
+
+
+def _remote_ref(found: FileMetadata) -> PhotoRef:
+    etag = f"{found.size_in_bytes}-{found.last_updated_in_seconds}"
+    return PhotoRef(found.path, etag, found.size_in_bytes)

@@ -1,0 +1,135 @@
+"""Photos that a list names: text with a URI a line, CSV, JSON lines or Parquet with a column of them."""
+
+import concurrent.futures
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.errors import UserError
+from pipelines import storage
+from pipelines.failures import ErrorCode, Failure, Stage
+from pipelines.photos import PhotoRef
+from pipelines.sources import files
+from pipelines.sources.base import Ignored, ListOptions, extension_of
+
+EXTENSIONS = (".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_COLUMNS = ("uri", "url", "photo", "image", "path", "file", "filename", "file_name", "image_path")
+# Files that are looked at, at once: on a remote store that is mostly waiting.
+_LOOKERS = 16
+_LOOK_AHEAD = 512
+
+
+def list_list(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    """The photos that a list names, each once.
+
+    Raises:
+      UserError: it has no column of URIs, or can't be read as what its name says.
+    """
+    seen: set[str] = set()
+    with concurrent.futures.ThreadPoolExecutor(_LOOKERS) as lookers:
+        for several in _chunks(_entries(uri, options)):
+            wanted: list[str] = []
+            for entry in several:
+                if isinstance(entry, PhotoRef):
+                    yield entry
+                elif entry not in seen:
+                    seen.add(entry)
+                    wanted.append(entry)
+            for entry, ref in zip(wanted, lookers.map(files.list_photo, wanted), strict=True):
+                yield options.passed_over(entry) or ref
+
+
+def check(uri: str, options: ListOptions) -> None:
+    """Reads the first entry.
+
+    Raises:
+      UserError: as `list_list`.
+    """
+    next(_entries(uri, options), None)
+
+
+def _entries(uri: str, options: ListOptions) -> Iterator[str | PhotoRef]:
+    """The URIs of a list, those that are relative resolved against its folder; a failure for a broken line."""
+    folder = storage.folder_of(uri)
+    for number, value in _values(uri, options):
+        if isinstance(value, str) and value:
+            yield storage.resolved(folder, value)
+        elif value is not None:
+            failure = Failure(Stage.LIST, ErrorCode.UNREADABLE, f"this line of the list names no photo: {value!r:.100}")
+            yield PhotoRef(storage.member_uri(uri, f"line {number}"), etag="", failure=failure)
+
+
+def _values(uri: str, options: ListOptions) -> Iterator[tuple[int, Any]]:
+    """Line or row numbers and what is there; None for an empty line."""
+    extension = extension_of(uri)
+    with storage.opened(uri) as file:
+        if file.read(4) == b"PAR1":
+            file.seek(0)
+            yield from _of_parquet(uri, pq.ParquetFile(file), options)
+            return
+        file.seek(0)
+        # Names that are not UTF-8 are those of files that are not, either.
+        text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+        if extension in (".csv", ".tsv"):
+            yield from _of_csv(uri, text, "\t" if extension == ".tsv" else ",", options)
+        elif extension in (".jsonl", ".ndjson"):
+            yield from _of_jsonl(uri, text, options)
+        else:
+            for number, line in enumerate(text, 1):
+                yield number, line.rstrip("\r\n") or None
+
+
+def _of_parquet(uri: str, table: pq.ParquetFile, options: ListOptions) -> Iterator[tuple[int, Any]]:
+    column = _column(uri, table.schema_arrow.names, options)
+    kind = table.schema_arrow.field(column).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise UserError(f"{uri}: its column {column} holds {kind}, not URIs; name another with --uri-column")
+    rows = (value for batch in table.iter_batches(columns=[column]) for value in batch.column(0).to_pylist())
+    yield from enumerate(rows, 1)
+
+
+def _of_csv(uri: str, text: Iterable[str], delimiter: str, options: ListOptions) -> Iterator[tuple[int, Any]]:
+    try:
+        rows = csv.DictReader(text, delimiter=delimiter)
+        column = _column(uri, rows.fieldnames or (), options)
+        for row in rows:
+            yield rows.line_num, row[column] or None
+    except csv.Error as error:
+        raise UserError(f"{uri}: line {rows.line_num} is not CSV: {error}") from None
+
+
+def _of_jsonl(uri: str, text: Iterable[str], options: ListOptions) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            yield number, line.encode("utf-8", "surrogateescape")
+            continue
+        if isinstance(value, dict):
+            # Lines may leave a field out, but not the first one.
+            column = _column(uri, value, options) if number == 1 or not options.uri_column else options.uri_column
+            value = value.get(column, line.encode("utf-8", "surrogateescape"))
+        yield number, value
+
+
+def _column(uri: str, columns: Iterable[str], options: ListOptions) -> str:
+    names = list(columns)
+    known = [options.uri_column] if options.uri_column else _COLUMNS
+    found = next((name for name in known if name in names), None)
+    if found is None:
+        wanted = f"no column {options.uri_column}" if options.uri_column else "no column that looks like URIs"
+        raise UserError(f"{uri}: it has {wanted}, but {', '.join(names) or 'none at all'}; name one with --uri-column")
+    return found
+
+
+def _chunks(entries: Iterator[str | PhotoRef]) -> Iterator[Sequence[str | PhotoRef]]:
+    while chunk := list(itertools.islice(entries, _LOOK_AHEAD)):
+        yield chunk

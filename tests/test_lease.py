@@ -1,0 +1,126 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from model.errors import UserError
+from pipelines import lease
+from pipelines.lease import Holder
+
+HOLD = """
+import sys, time
+from pipelines import lease
+with lease.hold(sys.argv[1], "the other job"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def other_job(tmp_path):
+    """Another process that holds the lease."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 0.1)
+    monkeypatch.setattr(lease, "DEAD", 1.5)
+    monkeypatch.setattr(lease, "_LOOK", 0.05)
+
+
+def elsewhere(monkeypatch):
+    """Makes this process look as if it ran on another machine."""
+    monkeypatch.setattr(lease, "_machine", lambda: "another start of it")
+
+
+def test_one_at_a_time(tmp_path, other_job):
+    with (
+        pytest.raises(UserError, match=rf"in use: the other job \(process {other_job.pid} on "),
+        lease.hold(str(tmp_path), "me"),
+    ):
+        pass
+    assert lease.holder_of(str(tmp_path)).pid == other_job.pid
+
+
+def test_what_is_given_back_is_free(tmp_path):
+    for _ in range(3):
+        with lease.hold(str(tmp_path), "me"):
+            assert lease.holder_of(str(tmp_path)) == Holder.myself("me")
+        assert lease.holder_of(str(tmp_path)) is None
+    assert len(list((tmp_path / "leases").iterdir())) <= 3
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_killed_holder_of_this_machine_holds_nobody_up(tmp_path, other_job, reaped):
+    other_job.send_signal(signal.SIGKILL)
+    if reaped:
+        other_job.wait()
+    else:
+        time.sleep(0.5)
+    started = time.monotonic()
+    with lease.hold(str(tmp_path), "me"):
+        assert time.monotonic() - started < 2.0
+
+
+def test_a_process_id_that_is_used_again_is_another_process(tmp_path):
+    stranger = Holder(**{**vars(Holder.myself("gone")), "started": 1.0})
+    (tmp_path / "leases").mkdir()
+    (tmp_path / "leases" / "00000004.json").write_text(json.dumps(vars(stranger)))
+    with lease.hold(str(tmp_path), "me"):
+        assert (tmp_path / "leases" / "00000005.json").exists()
+        assert not (tmp_path / "leases" / "00000004.json").exists()
+
+
+def test_a_holder_elsewhere_lives_while_its_heart_beats(tmp_path, monkeypatch, quick):
+    with lease.hold(str(tmp_path), "me"):
+        elsewhere(monkeypatch)
+        with pytest.raises(UserError, match="in use"), lease.hold(str(tmp_path), "other"):
+            pass
+
+
+def test_a_holder_elsewhere_whose_heart_stands_still_is_dead(tmp_path, monkeypatch, other_job):
+    os.kill(other_job.pid, signal.SIGSTOP)
+    elsewhere(monkeypatch)
+    monkeypatch.setattr(lease, "DEAD", 2.0)
+    started = time.monotonic()
+    with lease.hold(str(tmp_path), "me"):
+        assert 2.0 <= time.monotonic() - started < 6.0
+
+
+def test_who_lost_the_lease_learns_it(tmp_path, quick):
+    lost = threading.Event()
+    with lease.hold(str(tmp_path), "me", lambda _: lost.set()):
+        taker = Holder.myself("taker")
+        (tmp_path / "leases" / "00000002.json").write_text(json.dumps(vars(taker)))
+        assert lost.wait(5.0)
+
+
+def test_of_many_only_one_gets_it(tmp_path):
+    held, refused = [], []
+    together = threading.Barrier(8)
+
+    def take(number):
+        together.wait()
+        try:
+            with lease.hold(str(tmp_path), str(number)):
+                held.append(number)
+                time.sleep(1.0)
+        except UserError:
+            refused.append(number)
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 1 and len(refused) == 7

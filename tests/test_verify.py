@@ -1,0 +1,391 @@
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import cli
+from pipelines import compaction, digests, rows, storage, verification
+from pipelines.photos import CAPTION_SCHEMA, CAPTIONED, FAILED, Alternative, CaptionRow, PhotoRef, caption_table
+from pipelines.plan import Plan, PlannedShard
+
+FIRST = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+
+
+def row(photo, caption="a dog", hours=0, error=None, etag="1-2", settings="beam_width=3"):
+    return CaptionRow(
+        photo=photo,
+        etag=etag,
+        sha256=None,
+        width=4,
+        height=3,
+        status=FAILED if error else CAPTIONED,
+        caption=None if error else caption,
+        score=None if error else -0.5,
+        alternatives=(),
+        stage="read" if error else None,
+        error=error,
+        message="why" if error else None,
+        model="f1",
+        settings=settings,
+        written_at=FIRST + datetime.timedelta(hours=hours),
+    )
+
+
+def path_of(output, run, shard=0):
+    return output / "captions" / f"run={run}" / f"shard-{shard:05d}.parquet"
+
+
+def commit(output, run, *committed, shard=0):
+    path = path_of(output, run, shard)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(caption_table(committed), path, compression="zstd")
+    return path
+
+
+def finish(output, run, *shards, recaption=()):
+    """A run that ended well: its shards, and what it says of them."""
+    for index, committed in enumerate(shards):
+        commit(output, run, *committed, shard=index)
+    every = [one for shard in shards for one in shard]
+    planned = tuple(PlannedShard(index, len(shard), ()) for index, shard in enumerate(shards))
+    folder = output / "runs" / run
+    folder.mkdir(parents=True)
+    plan = Plan(run, len(every) + 5, 5, len(every), 0, 0, {}, planned)
+    (folder / "plan.json").write_bytes(plan.to_json())
+    (folder / "config.json").write_text(json.dumps({"recaption": list(recaption)}))
+    captioned = sum(one.status == CAPTIONED for one in every)
+    report = {"listed": len(every) + 5, "skipped": 5, "captioned": captioned, "failed": len(every) - captioned}
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "_SUCCESS").write_bytes(b"")
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Two finished runs, the second of which tried a photo again and did one that had changed."""
+    finish(
+        tmp_path,
+        "1",
+        [row("/p/a.jpg"), row("/p/b.jpg", error="timeout")],
+        [row("/p/c.jpg"), row("/p/d.jpg", error="empty"), row("/p/e.jpg")],
+    )
+    finish(tmp_path, "2", [row("/p/b.jpg", hours=1), row("/p/e.jpg", etag="3-4", hours=1)])
+    return tmp_path
+
+
+@pytest.fixture
+def wrong(output, capsys):
+    """Runs the command and returns the lines that say what is wrong."""
+
+    def run(*arguments):
+        status = cli.main(["verify", str(output), *arguments])
+        lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("note: ")]
+        assert status == (0 if lines[-1].startswith("all is well") else 1)
+        return lines[:-1]
+
+    return run
+
+
+def test_all_is_well(output, capsys):
+    assert cli.main(["verify", str(output)]) == 0
+    assert capsys.readouterr().out == "all is well: 3 files of 2 runs, 7 rows, 5 photos\n"
+
+
+def test_a_flipped_byte(output, wrong):
+    """Wherever it is: files of one run have no checksums, but a compaction's have."""
+    compaction.compact(str(output))
+    (path,) = rows.committed_files(str(output))
+    data = storage.read(path)
+    draw = np.random.default_rng(0)
+    for place in draw.choice(len(data), 12, replace=False):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << draw.integers(8)
+        storage.replace(path, bytes(flipped))
+        result = verification.verify(str(output))
+        # Some bytes of the file's footer say nothing of its rows.
+        assert result.findings or digests_of(path) == digests_of_bytes(data)
+    flipped = bytearray(data)
+    flipped[60] ^= 1
+    storage.replace(path, bytes(flipped))
+    (line,) = wrong()
+    assert line.startswith(f"{path}: can't be read (") and "; restore it from a copy" in line
+
+
+def digests_of(path):
+    return digests_of_bytes(storage.read(path))
+
+
+def digests_of_bytes(data):
+    return [digests.total(digests.of_rows(table)) for table in rows.batches(rows.open_file(data))]
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1 not a file", "cut"])
+def test_a_file_that_is_no_parquet(output, wrong, data):
+    path = path_of(output, "1")
+    path.write_bytes(path.read_bytes()[:-20] if data == "cut" else data)
+    (line,) = wrong()
+    assert line.startswith(f"{path}: can't be read (")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(output, wrong):
+    path_of(output, "1").chmod(0)
+    (line,) = wrong()
+    assert "can't be read" in line
+
+
+def test_a_file_that_is_gone(output, wrong):
+    path_of(output, "1", 1).unlink()
+    (line,) = wrong()
+    assert line.startswith(f"{path_of(output, '1', 1)}: is missing, with 3 rows; restore it")
+
+
+def test_a_run_whose_files_are_gone_until_they_are_made_again(output, wrong):
+    shutil.rmtree(output / "captions" / "run=2")
+    (line,) = wrong()
+    assert "run=2/shard-00000.parquet: is missing, with 2 rows" in line
+    finish(output, "3", [row("/p/b.jpg", hours=2), row("/p/e.jpg", etag="3-4", hours=2)])
+    compaction.compact(str(output))
+    assert wrong() == []
+
+
+def test_a_file_that_is_not_planned(output, wrong):
+    commit(output, "2", row("/p/x.jpg"), shard=7)
+    (line,) = wrong()
+    assert "run=2/shard-00007.parquet: is not in the plan of its run" in line
+
+
+def test_too_few_rows(output, wrong):
+    commit(output, "1", row("/p/a.jpg"))
+    (line,) = wrong()
+    assert line.startswith(f"{path_of(output, '1')}: has 1 rows, and should have 2; ")
+
+
+def test_a_photo_twice_in_a_file_and_in_two_files_of_a_run(output, wrong):
+    commit(output, "9", row("/p/x.jpg"), row("/p/x.jpg"))
+    (line,) = wrong()
+    assert line.startswith("/p/x.jpg: is twice in run 9, the second time in ")
+    commit(output, "9", row("/p/x.jpg"))
+    commit(output, "9", row("/p/x.jpg", hours=9), shard=1)
+    (line,) = wrong()
+    assert line.startswith(f"/p/x.jpg: is twice in run 9, the second time in {path_of(output, '9', 1)}; ")
+    assert "run `beamscribe compact`" in line
+
+
+def test_many_doubles_are_named_in_part(output, wrong):
+    finish(output, "3", [row(f"/p/{name}.jpg") for name in range(30)] * 2)
+    lines = wrong()
+    assert len(lines) == verification.MAX_NAMED + 1
+    assert lines[-1].startswith("10 more: photos are twice in a run; ")
+
+
+def test_a_photo_captioned_again_in_the_same_way(output, wrong):
+    finish(output, "3", [row("/p/a.jpg", "another", hours=5)])
+    (line,) = wrong()
+    first, second = path_of(output, "1"), path_of(output, "3")
+    assert line.startswith(f"/p/a.jpg: was captioned in {first} and again, in the same way, in {second}; ")
+    compaction.compact(str(output))
+    assert wrong() == []
+
+
+def test_a_photo_captioned_again_for_a_reason(output, wrong):
+    finish(output, "3", [row("/p/a.jpg", settings="beam_width=5", hours=5), row("/p/c.jpg", etag="new", hours=5)])
+    # Back from a copy, with the modification time that it had.
+    finish(output, "4", [row("/p/c.jpg", hours=6)])
+    finish(output, "5", [row("/p/c.jpg", hours=7)], recaption=["all"])
+    assert wrong() == []
+
+
+def test_other_columns(output, wrong):
+    table = caption_table([row("/p/a.jpg"), row("/p/b.jpg", error="timeout")])
+    path = path_of(output, "1")
+    damaged = {
+        "nothing where alternatives": table.drop_columns(["alternatives"]),
+        "width (int64) where width (int32)": table.set_column(3, "width", table["width"].cast(pa.int64())),
+        "photo (string) where photo (string not null)": table.cast(
+            CAPTION_SCHEMA.set(0, pa.field("photo", pa.string()))
+        ),
+        "more (int64) where nothing": table.append_column("more", pa.array([1, 2])),
+    }
+    for difference, one in damaged.items():
+        pq.write_table(one, path)
+        (line,) = wrong()
+        assert line.startswith(f"{path}: can't be read (its columns are not those of captions: ")
+        assert difference in line or difference.startswith("nothing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"status": "done"}, "1 rows with a status that is neither captioned nor failed"),
+        ({"caption": None}, "1 captioned rows without a caption"),
+        ({"status": FAILED, "caption": "x", "error": "empty"}, "1 failed rows with a caption"),
+        ({"status": FAILED, "caption": None, "error": "tired"}, "1 failed rows without a known error code"),
+        ({"status": FAILED, "caption": None, "error": None}, "1 failed rows without a known error code"),
+    ],
+)
+def test_values_that_can_not_be(output, wrong, changes, problem):
+    commit(output, "9", dataclasses.replace(row("/p/x.jpg"), **changes), row("/p/y.jpg"))
+    (line,) = wrong()
+    assert line.startswith(f"{path_of(output, '9')}: {problem}; ")
+
+
+def test_text_that_is_not_utf8(output, wrong):
+    table = caption_table([row("/p/a.jpg"), row("/p/b.jpg", error="timeout")])
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"x"]).buffers())
+    column = table.column_names.index("caption")
+    pq.write_table(table.set_column(column, CAPTION_SCHEMA.field("caption"), broken), path_of(output, "1"))
+    (line,) = wrong()
+    assert "can't be read" in line and "UTF8" in line
+
+
+def test_a_report_that_differs(output, wrong):
+    path = output / "runs" / "1" / "report.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps({**report, "captioned": 4, "failed": 1}))
+    assert [line.split(";")[0] for line in wrong()] == [
+        f"{path}: says 4 captioned, but 3 rows are",
+        f"{path}: says 1 failed, but 2 rows are",
+    ]
+    path.write_text(json.dumps({**report, "listed": 11}))
+    (line,) = wrong()
+    assert line.startswith(f"{path}: does not add up: listed 11, skipped 5, ")
+
+
+@pytest.mark.parametrize("name", ["report.json", "plan.json"])
+@pytest.mark.parametrize("data", [None, b"{", b"[]", b"{}"])
+def test_accounts_that_can_not_be_read(output, wrong, name, data):
+    path = output / "runs" / "1" / name
+    path.unlink() if data is None else path.write_bytes(data)
+    (line,) = wrong()
+    assert line.startswith(f"{path}: is not there or can't be read; ")
+
+
+def test_what_runs_say_does_not_matter_once_they_are_folded(output, wrong):
+    compaction.compact(str(output))
+    assert wrong() == []
+    (record,) = compaction.record_files(str(output))
+    (path,) = rows.committed_files(str(output))
+    pq.write_table(rows.read_table(path).slice(1), path)
+    (line,) = wrong()
+    assert line.startswith(f"{path}: has 4 rows, and should have 5; ")
+    os.unlink(path)
+    commit(output, "3", row("/p/a.jpg"))
+    (line,) = wrong()
+    assert line.startswith(f"{path}: is missing, with 5 rows; ")
+    storage.replace(record, b"[]")
+    assert wrong()[0].startswith(f"{record}: can't be read (not the record of a compaction); ")
+
+
+def test_compacted_values_that_differ(output, wrong):
+    compaction.compact(str(output))
+    (path,) = rows.committed_files(str(output))
+    table = rows.read_table(path)
+    captions = pa.array(["another", *table["caption"].to_pylist()[1:]])
+    column = table.column_names.index("caption")
+    pq.write_table(table.set_column(column, CAPTION_SCHEMA.field("caption"), captions), path)
+    (line,) = wrong()
+    assert line.startswith(f"{path}: holds other values than were written; ")
+
+
+def test_a_run_that_has_not_finished_and_what_a_killed_writer_left(output, capsys):
+    commit(output, "3", row("/p/x.jpg"))
+    left = output / "captions" / "run=3" / f".shard-00001.parquet.{'0a' * 16}"
+    left.write_bytes(b"PAR1")
+    assert cli.main(["verify", str(output)]) == 0
+    *notes, last = capsys.readouterr().out.splitlines()
+    assert notes == [
+        "note: run 3 is under way or was stopped; what it has committed counts",
+        f"note: 1 temporary files of killed writers, {left} for one; `beamscribe compact` deletes them",
+    ]
+    assert last.startswith("all is well: ")
+
+
+def test_rows_of_a_compaction_that_was_stopped_are_copies(output, capsys):
+    path = path_of(output, "3-compacted")
+    path.parent.mkdir()
+    shutil.copy(path_of(output, "1"), path)
+    assert cli.main(["verify", str(output)]) == 0
+    assert "note: 2 rows are there twice, as copies; " in capsys.readouterr().out
+
+
+def listing(*names, etag="1-2"):
+    return [PhotoRef(f"/p/{name}.jpg", etag) for name in names]
+
+
+def test_compared_with_a_listing(output):
+    result = verification.verify(str(output), [*listing("a", "b", "c", "d"), *listing("e", etag="3-4")])
+    assert result.findings == []
+    assert result.notes == ["listed 5 photos: 0 without a row, 0 changed since; 0 photos with rows are not listed"]
+    # Two inputs may hold the same photo.
+    result = verification.verify(str(output), listing("a", "x", "x") + listing("c", etag="9-9"))
+    assert [(finding.subject, finding.problem) for finding in result.findings] == [
+        ("/p/x.jpg", "has no row"),
+        ("/p/c.jpg", "has changed since its row was written"),
+    ]
+    assert result.notes == ["listed 4 photos: 1 without a row, 1 changed since; 3 photos with rows are not listed"]
+
+
+def test_many_missing_photos_are_named_in_part(output, monkeypatch):
+    monkeypatch.setattr(verification, "_LISTED_AT_ONCE", 7)
+    result = verification.verify(str(output), listing(*range(50)))
+    assert len(result.findings) == verification.MAX_NAMED + 1
+    assert result.findings[-1][:2] == ("30 more", "new photos")
+    assert verification.verify(str(output), []).findings == []
+
+
+def test_compared_with_the_photos_themselves(tmp_path, make_photo, capsys):
+    photos = [make_photo(tmp_path / "photos" / f"{name}.jpg") for name in "ab"]
+    finish(tmp_path / "out", "1", [row(str(path), etag=storage.version(str(path))) for path in photos])
+    arguments = ["verify", str(tmp_path / "out"), "--input", str(photos[0]), "--input", str(tmp_path / "photos")]
+    assert cli.main(arguments) == 0
+    make_photo(tmp_path / "photos" / "c.jpg")
+    os.utime(photos[1], (1, 1))
+    capsys.readouterr()
+    assert cli.main(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path}/photos/c.jpg: has no row; run `beamscribe caption`" in lines
+    assert f"{photos[1]}: has changed since its row was written; run `beamscribe caption`" in lines
+    assert cli.main([*arguments, "--input", str(tmp_path / "nothing")]) == 1
+    error = capsys.readouterr().err
+    assert "nothing" in error and error.count("\n") == 1
+
+
+def test_folders_without_captions(tmp_path, capsys):
+    for folder, problem in [("", "holds no captions"), ("none", "no folder")]:
+        assert cli.main(["verify", str(tmp_path / folder)]) == 1
+        message = capsys.readouterr().err
+        assert problem in message and message.count("\n") == 1
+
+
+def test_names_can_not_command_the_terminal(output, wrong):
+    finish(output, "3", [row("/p/\x1b[31m\n.jpg"), row("/p/\x1b[31m\n.jpg")])
+    (line,) = wrong()
+    assert line.startswith("/p/\ufffd[31m\ufffd.jpg: is twice in run 3")
+
+
+def test_digests_tell_rows_apart():
+    same = row("/p/a.jpg")
+    others = [
+        dataclasses.replace(same, caption=""),
+        dataclasses.replace(same, caption=None),
+        dataclasses.replace(same, score=-0.25),
+        dataclasses.replace(same, width=None),
+        dataclasses.replace(same, alternatives=(Alternative("", -1.0),)),
+        dataclasses.replace(same, alternatives=(Alternative("", -2.0),)),
+        dataclasses.replace(same, alternatives=(Alternative("a", -1.0), Alternative("b", -1.0))),
+        dataclasses.replace(same, written_at=FIRST + datetime.timedelta(microseconds=1)),
+    ]
+    table = caption_table([same, *others, same])
+    found = digests.of_rows(table)
+    assert len(set(found.tolist())) == len(others) + 1 and found[0] == found[-1]
+    # Also of rows in the middle of a table.
+    assert (digests.of_rows(table.slice(3, 4)) == found[3:7]).all()
+    assert digests.add(digests.total(found[:4]), digests.total(found[4:])) == digests.total(found[::-1].copy())
+    nulls = table.set_column(8, CAPTION_SCHEMA.field("alternatives"), pa.nulls(len(table), CAPTION_SCHEMA.types[8]))
+    assert digests.of_rows(nulls)[0] != found[0]
