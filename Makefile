@@ -5,13 +5,17 @@ INPUT ?= samples
 OUTPUT ?= captions
 BIN := .venv/bin
 
-.PHONY: run-local test lint setup constraints bundle models-table clean
+.PHONY: run-local test test-crash lint setup constraints bundle models-table clean
 
 run-local: setup
 	@$(BIN)/beamscribe caption --input "$(INPUT)" --output "$(OUTPUT)"
 
 test: setup
 	@$(BIN)/python -m pytest
+
+# Kills the job's processes at 200 random moments; SEED=2 takes others.
+test-crash: setup
+	@KILLS=200 $(BIN)/python -m pytest tests/test_crash.py
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -1,14 +1,23 @@
 """Runs a pipeline with the user's Beam options, and says in a line what the user can mend."""
 
+import contextlib
+import os
 import re
+import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.runner import create_runner
+import grpc
+import psutil
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner, create_runner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from model.errors import UserError
+from pipelines import worker_process
 
 # The direct runner for batch, by its own name: `DirectRunner` would first try to download another.
 DEFAULT_RUNNER = "FnApiRunner"
@@ -37,9 +46,40 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def run(job: beam.PTransform, options: PipelineOptions) -> None:
-    """Runs a job from its root transform to the end; raises what the runner raises."""
-    with beam.Pipeline(options=options) as pipeline:
+    """Runs a job from its root transform to the end; raises what the runner raises.
+
+    Where a worker process of the direct runner dies, for which that would wait for ever, this process ends, too.
+    """
+    with beam.Pipeline(runner=_runner(options), options=options) as pipeline:
         pipeline | type(job).__name__ >> job
+
+
+def _runner(options: PipelineOptions) -> PipelineRunner | None:
+    """The direct runner with worker processes that don't outlive this one; None for any other that the options name."""
+    direct: Any = options.view_as(DirectOptions)
+    runner: Any = options.view_as(StandardOptions).runner
+    if runner != DEFAULT_RUNNER or direct.direct_running_mode != "multi_processing":
+        return None
+    threading.excepthook = _end_with_worker
+    # Else it would start them its own way.
+    direct.direct_running_mode = "in_memory"
+    command = worker_process.command(os.getpid())
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+
+
+def _end_with_worker(failure: threading.ExceptHookArgs) -> None:
+    """Ends the process where a thread fails that waits for a worker process; reports what fails in other threads."""
+    if not (failure.thread and failure.thread.name == "run_worker"):
+        # A connection that breaks is the other side of a worker's end.
+        if not isinstance(failure.exc_value, grpc.RpcError):
+            threading.__excepthook__(failure)
+        return
+    print(f"beamscribe: the job stopped: {failure.exc_value}; what is committed stays, run it again", file=sys.stderr)
+    # The runner's own way out waits for the dead worker, and leaves the others alone.
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    os._exit(1)
 
 
 def reason(error: Exception) -> str:

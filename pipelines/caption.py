@@ -18,13 +18,16 @@ from pipelines import plan, stopping, storage
 from pipelines.decode_pool import Photo, ReadOptions
 from pipelines.decoding import MAX_PIXELS
 from pipelines.export import ExportMissing
-from pipelines.failures import Failure
+from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.inference import PhotoStream, infer
 from pipelines.ledger import DoneRule, ReadLedger
 from pipelines.listing import ListPhotos
 from pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, Shard, ShardResult, caption_table
 from pipelines.plan import PlannedShard, PlanShards
 from pipelines.sources.base import ListOptions
+
+# So many photos that can't be read, before any other of a shard, raise the question whether their store is there.
+FAILURES_IN_A_ROW = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,12 +162,51 @@ class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
         read = ReadOptions(self._options.sources, self._options.max_pixels)
 
         def rows_of(shard: Shard) -> list[CaptionRow]:
-            photos = PhotoStream(shard).decoded(model.image_size, read)
+            photos = check_store(PhotoStream(shard).decoded(model.image_size, read), self._options)
             return [
                 row(photo, result, self._options) for photo, result in infer(photos, caption, self._options.batch_size)
             ]
 
         yield ShardResult(batch.shard.index, tuple(with_duplicates(batch.shard, rows_of)))
+
+
+def check_store(photos: Iterable[Photo], options: CaptionOptions) -> Iterator[Photo]:
+    """Passes photos on, but for those of a store that is gone: they are not failed, but still to be done.
+
+    Raises:
+      StoreGoneError: none of a good many photos could be read, and that is not their own fault.
+    """
+    failed: list[Photo] = []
+    photos = iter(photos)
+    for photo in photos:
+        failure = photo.decoded.failure
+        if failure is None or failure.stage != Stage.READ:
+            break
+        failed.append(photo)
+        if len(failed) == FAILURES_IN_A_ROW and (reason := store_is_gone(failed, options)):
+            raise StoreGoneError(f"{reason}; see that the store is there")
+    else:
+        yield from failed
+        return
+    yield from (*failed, photo)
+    yield from photos
+
+
+def store_is_gone(failed: Sequence[Photo], options: CaptionOptions) -> str | None:
+    """Why their store is to be blamed for photos that can't be read; None where each may have a reason of its own."""
+    for uri in options.inputs:
+        if storage.is_local(uri) and not storage.has_wildcards(uri) and not storage.exists(uri):
+            return f"there is no {uri} any more"
+    failures = [
+        photo.decoded.failure for photo in failed if not storage.is_local(photo.ref.container or photo.ref.photo)
+    ]
+    if len(failures) == len(failed) and all(failure.error == ErrorCode.UNREADABLE for failure in failures if failure):
+        return f"none of {len(failed)} photos could be read, for one {failed[0].ref.photo}: {failures[0].message}"  # type: ignore
+    return None
+
+
+class StoreGoneError(Exception):
+    """The photos' store does not answer any more."""
 
 
 def with_duplicates(shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]]) -> Iterator[CaptionRow]:

@@ -22,7 +22,7 @@ def initialize(parent: int, memory: int) -> None:
       parent: the process that must not be outlived.
       memory: address space, bytes, that this one may use.
     """
-    _die_with(parent)
+    die_with(parent)
     _limit_memory(memory)
     # numpy's linear algebra, which nothing here uses, would take address space for a thread of every processor.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -30,7 +30,7 @@ def initialize(parent: int, memory: int) -> None:
     warnings.simplefilter("ignore")
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ends this process when its parent ends, even while it hangs in a decoder, where no Python code runs."""
     if not _ask_the_kernel():
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()

@@ -93,3 +93,11 @@ class Failure(NamedTuple):
     stage: Stage
     error: ErrorCode
     message: str
+
+
+def of_error(stage: Stage, error: Exception) -> Failure:
+    """What an error says of why a file can't be read, in one line."""
+    kinds = {FileNotFoundError: ErrorCode.NOT_FOUND, PermissionError: ErrorCode.PERMISSION}
+    code = next((code for kind, code in kinds.items() if isinstance(error, kind)), ErrorCode.UNREADABLE)
+    reason = error.strerror if isinstance(error, OSError) else None
+    return Failure(stage, code, reason or " ".join(str(error).split())[:300] or type(error).__name__)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
+from pipelines import failures
+from pipelines.failures import Stage
 from pipelines.photos import PhotoRef
 from pipelines.sources import detect, files, lists, records, tables, tars, zips
 from pipelines.sources.base import Ignored, ListOptions, Source
@@ -95,7 +97,7 @@ def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ign
     """The photos of one source, and the kinds of its other files."""
     uri = source.uri
     if source.kind in CONTAINERS:
-        return CONTAINERS[source.kind].members(uri, options)
+        return _or_failure(uri, CONTAINERS[source.kind].members(uri, options))
     if source.kind == "folder":
         return files.list_folder(uri, options)
     if source.kind == "glob":
@@ -103,6 +105,14 @@ def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ign
     if source.kind == "list":
         return lists.list_list(uri, options)
     return iter([files.list_photo(uri)])
+
+
+def _or_failure(uri: str, members: Iterator[PhotoRef | Ignored]) -> Iterator[PhotoRef | Ignored]:
+    """The members of a container, and a failure of the container itself where listing them ends with an error."""
+    try:
+        yield from members
+    except Exception as error:  # noqa: BLE001 - whatever a damaged container leads to, it must cost no other photo
+        yield PhotoRef(uri, etag="", failure=failures.of_error(Stage.LIST, error))
 
 
 def in_chunks(listed: Iterator[PhotoRef | Ignored]) -> Iterator[Listed]:

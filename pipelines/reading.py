@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipelines import storage
+from pipelines import failures, storage
 from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.listing import CONTAINERS
 from pipelines.photos import PhotoRef
@@ -21,7 +21,7 @@ def read_photo(ref: PhotoRef) -> Content:
         data = storage.read(ref.photo)
         after = storage.version(ref.photo) if storage.is_local(ref.photo) else ref.etag
     except Exception as error:  # noqa: BLE001 - whatever a store's client raises, it must cost no other photo
-        return _failure(error)
+        return failures.of_error(Stage.READ, error)
     if before != after:
         return Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "somebody wrote to it just then")
     return data
@@ -49,7 +49,7 @@ def _or_failures(contents: Iterator[Content], count: int) -> Iterator[Content]:
         error = Exception("the container holds fewer photos than when it was listed")
     except Exception as raised:  # noqa: BLE001 - a damaged container must cost no photo of another one
         error = raised
-    yield from itertools.repeat(_failure(error), left)
+    yield from itertools.repeat(failures.of_error(Stage.READ, error), left)
 
 
 def by_container(refs: Iterable[PhotoRef]) -> Iterator[tuple[str, list[PhotoRef]]]:
@@ -64,14 +64,3 @@ def _known_failure(ref: PhotoRef) -> Failure | None:
     if ref.size > MAX_BYTES:
         return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"{ref.size} bytes, the limit is {MAX_BYTES}")
     return None
-
-
-def _failure(error: Exception) -> Failure:
-    kinds = {FileNotFoundError: ErrorCode.NOT_FOUND, PermissionError: ErrorCode.PERMISSION}
-    code = next((code for kind, code in kinds.items() if isinstance(error, kind)), ErrorCode.UNREADABLE)
-    return Failure(Stage.READ, code, _reason(error))
-
-
-def _reason(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) else None
-    return reason or " ".join(str(error).split()) or type(error).__name__

@@ -177,7 +177,7 @@ def test_without_the_kernel_a_thread_watches_the_parent():
     child = (
         "import os, time; from pipelines import decoder_process\n"
         "decoder_process._ask_the_kernel = lambda: False\n"
-        "decoder_process._die_with(os.getppid()); print('watched', flush=True); time.sleep(3600)\n"
+        "decoder_process.die_with(os.getppid()); print('watched', flush=True); time.sleep(3600)\n"
     )
     script = (
         "import subprocess, sys\n"
@@ -191,7 +191,7 @@ def test_without_the_kernel_a_thread_watches_the_parent():
 
 
 def test_a_process_whose_parent_is_gone_already_ends():
-    script = "from pipelines import decoder_process; decoder_process._die_with(1 << 30); print('alive')"
+    script = "from pipelines import decoder_process; decoder_process.die_with(1 << 30); print('alive')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and done.stdout == ""
 

@@ -81,12 +81,12 @@ def _one(path: str, relative: str, options: ListOptions) -> Iterator[PhotoRef | 
 def _local_ref(path: str) -> PhotoRef:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         try:
             # A link to nothing is listed, too; its own time tells when it was changed.
             status = os.lstat(path)
-        except OSError:
-            # Gone since its folder was read: reading it will say so.
+        except (OSError, ValueError):
+            # Gone since its folder was read, or no name that can be: reading it will say so.
             return PhotoRef(storage.local_uri(path), etag="")
     return PhotoRef(storage.local_uri(path), storage.etag_of(status), status.st_size)
 

@@ -49,7 +49,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
                     ref = PhotoRef(photo, version, 0, uri, "parquet", row, group)
                     yield options.passed_over(name) or ref
                     row += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             yield PhotoRef(uri, etag="", failure=_damage(error, Stage.LIST))
 
 
@@ -69,7 +69,7 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
                 while left and left[-1].place == row:
                     left.pop()
                     yield _content(value)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         yield from (_damage(error, Stage.READ) for _ in left)
 
 

@@ -1,0 +1,138 @@
+"""Times the plan of a nightly run: a folder of a million photos, a ledger of as many rows, and a few new photos.
+
+The baseline does the same in plain Python: it lists the folder, reads all rows into a set, and keeps what is not in it.
+Each runs in a process of its own, whose largest memory is printed.
+
+    python -m benchmarks.plan --photos 1000000
+"""
+
+import argparse
+import dataclasses
+import datetime
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+FOLDERS = 1000
+SHARD = 512
+NEW = 1000
+
+
+def main() -> None:
+    """Makes the archive and its ledger, and times both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, default=1_000_000)
+    parser.add_argument("--measure", choices=("baseline", "plan"), help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help="folder for the archive, which is kept; a temporary one by default")
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.work)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        if not (work / "out").exists():
+            make(work, options.photos)
+        results = {}
+        for name in ("baseline", "plan"):
+            command = [sys.executable, "-m", "benchmarks.plan", "--measure", name, "--work", str(work)]
+            results[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for name, result in results.items():
+            ratio = result["seconds"] / results["baseline"]["seconds"]
+            print(
+                f"{name:10} {result['seconds']:6.1f} s  {result['gigabytes']:.2f} GB  "
+                f"{result['new']} new photos  {ratio:.2f} × the baseline's time"
+            )
+
+
+def make(work: Path, photos: int) -> None:
+    """An archive of empty files, and a ledger that has all of them but for some."""
+    from pipelines import listing
+    from pipelines.photos import CAPTION_SCHEMA
+
+    for folder in range(FOLDERS):
+        (work / "photos" / f"{folder:04d}").mkdir(parents=True, exist_ok=True)
+    for number in range(photos):
+        (work / "photos" / f"{number % FOLDERS:04d}" / f"{number:07d}.jpg").touch()
+    run = work / "out" / "captions" / "run=20260101T000000-000000"
+    run.mkdir(parents=True)
+    refs = itertools.islice(listing.list_photos([str(work / "photos")]), photos - NEW)
+    now = datetime.datetime.now(datetime.UTC)
+    fixed = {
+        "sha256": "0" * 64,
+        "width": 640,
+        "height": 480,
+        "status": "captioned",
+        "caption": "a dog runs in the grass",
+    }
+    for index, some in enumerate(_batches(refs, SHARD)):
+        rows = [
+            {"photo": ref.photo, "etag": ref.etag, **fixed, "model": "m", "settings": "s", "written_at": now}
+            for ref in some
+        ]
+        table = pa.Table.from_pylist(rows, schema=CAPTION_SCHEMA)
+        pq.write_table(table, run / f"shard-{index:05d}.parquet", compression="zstd")
+
+
+def measure(name: str, work: Path) -> dict[str, float]:
+    """Seconds, the largest memory and how many photos are new, of this process."""
+    started = time.perf_counter()
+    new = {"baseline": baseline, "plan": plan}[name](work)
+    seconds = time.perf_counter() - started
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "gigabytes": kilobytes / 1e6, "new": new}
+
+
+def baseline(work: Path) -> int:
+    """Plain Python."""
+    rows = ds.dataset(work / "out" / "captions").to_table(columns=["photo", "etag"]).to_pylist()
+    done = {(row["photo"], row["etag"]) for row in rows}
+    new = 0
+    for folder, _, files in os.walk(work / "photos"):
+        for file in files:
+            path = os.path.join(folder, file)
+            status = os.stat(path)
+            new += (path, f"{status.st_size}-{status.st_mtime_ns}") not in done
+    return new
+
+
+def plan(work: Path) -> int:
+    """The pipeline's."""
+    import apache_beam as beam
+
+    from pipelines import plan as plans
+    from pipelines.ledger import DoneRule, ReadLedger
+    from pipelines.listing import ListPhotos
+    from pipelines.plan import PlanShards
+
+    rule = DoneRule("m", "s")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = PlanShards(folder, "run", rule, SHARD, workers=1)
+        with beam.Pipeline(runner="FnApiRunner") as pipeline:
+            listed = pipeline | "Inputs" >> beam.Create([(str(work / "photos"),)]) | ListPhotos()
+            entries = pipeline | "Output" >> beam.Create([str(work / "out")]) | ReadLedger("run", rule)
+            _ = (listed, entries) | settings
+        made = plans.read(folder)
+    assert made is not None
+    print(dataclasses.replace(made, shards=()), file=sys.stderr)
+    return made.planned
+
+
+def _batches(items: Iterable, size: int) -> Iterable[list]:
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Kills the job's processes at random moments, and looks at what is left.
+
+KILLS says how many; `make test-crash` takes 200, and SEED another sequence of them.
+"""
+
+import collections
+import itertools
+import os
+import random
+import signal
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs import cli
+from pipelines import rows
+
+KILLS = int(os.environ.get("KILLS", "6"))
+SEED = int(os.environ.get("SEED", "1"))
+# An attempt that is killed no earlier ends by itself.
+LONGEST = 120.0
+
+
+@pytest.fixture
+def archive(tmp_path, make_photo) -> Path:
+    """Photos in a folder, a tar and a zip; some are broken, some equal."""
+    folder = tmp_path / "photos"
+    for index in range(120):
+        make_photo(folder / f"{index:03d}.jpg")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_bytes(b"text")
+    (folder / "copy.jpg").write_bytes((folder / "007.jpg").read_bytes())
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar, zipfile.ZipFile(tmp_path / "x.zip", "w") as zipped:
+        for index in range(40):
+            tar.add(make_photo(tmp_path / "tar" / f"t{index}.jpg"), f"{index}.jpg")
+            zipped.write(make_photo(tmp_path / "zip" / f"z{index}.jpg"), f"{index}.jpg")
+    return folder
+
+
+def arguments(archive: Path, output: Path, bundle: Path, workers: int) -> list[str]:
+    inputs = [str(archive), str(archive.parent / "x.tar.gz"), str(archive.parent / "x.zip")]
+    given = ["caption", "--output", str(output), "--bundle", str(bundle), "--shard-size", "8"]
+    given += [part for uri in inputs for part in ("--input", uri)] + ["--direct_num_workers", str(workers)]
+    return given + (["--direct_running_mode", "multi_processing"] if workers > 1 else [])
+
+
+def start(given: list[str], log: Path) -> psutil.Popen:
+    with log.open("ab") as file:
+        return psutil.Popen(
+            [sys.executable, "-m", "jobs.cli", *given], stdout=file, stderr=file, start_new_session=True
+        )
+
+
+def still_running(session: int) -> list[psutil.Process]:
+    """The processes of a job that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return found
+
+
+def wait_for_none(session: int) -> None:
+    end = time.monotonic() + 30.0
+    while left := still_running(session):
+        assert time.monotonic() < end, [process.cmdline() for process in left]
+        time.sleep(0.2)
+
+
+def kill_at_random(job: psutil.Popen, output: Path, draw: random.Random) -> str | None:
+    """Kills one of a job's processes once some more shards are committed; returns what it was, None if it was late."""
+    before = len(rows.committed_files(str(output)))
+    wanted = before + draw.choice((-1, 0, 0, 1, 1, 2, 3, 5, 8))
+    # Before there is anything to count, at any moment of the start.
+    time.sleep(draw.uniform(0.0, 8.0) if wanted < before else 0.0)
+    end = time.monotonic() + LONGEST
+    while len(rows.committed_files(str(output))) < max(wanted, before) and job.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    time.sleep(draw.uniform(0.0, 0.3))
+    family = still_running(job.pid)
+    if job.poll() is not None or not family:
+        return None
+    victim = job if draw.random() < 0.5 else draw.choice(family)
+    try:
+        name = " ".join(victim.cmdline()[1:4])
+        victim.send_signal(signal.SIGKILL)
+    except psutil.Error:
+        return None
+    return name
+
+
+def check(output: Path, photos: set[str] | None = None) -> None:
+    """Every committed file is whole, and no photo has two rows; of `photos`, where they are given, each has one."""
+    found: collections.Counter[str] = collections.Counter()
+    for path in rows.committed_files(str(output)):
+        table = rows.read_table(path)
+        found.update(table["photo"].to_pylist())
+        failed = table.filter(table.column("status").to_numpy(zero_copy_only=False) == "failed").to_pylist()
+        assert all(row["error"] in ("empty", "not_an_image") for row in failed), failed
+    assert not found or max(found.values()) == 1
+    assert photos is None or set(found) == photos
+
+
+def test_nothing_is_lost_and_nothing_done_twice(archive, tmp_path, tiny_bundle):
+    draw = random.Random(SEED)
+    folders = (archive.parent / f"out-{number}" for number in itertools.count())
+    photos = {str(path) for path in archive.iterdir()}
+    photos |= {f"{archive.parent / name}#{number}.jpg" for name in ("x.tar.gz", "x.zip") for number in range(40)}
+    killed: collections.Counter[str] = collections.Counter()
+    log = tmp_path / "log"
+    output = next(folders)
+    while killed.total() < KILLS:
+        job = start(arguments(archive, output, tiny_bundle, draw.choice((1, 1, 2))), log)
+        victim = kill_at_random(job, output, draw)
+        if victim:
+            killed[victim] += 1
+        # What was killed may have been a process that the job can do without, and which it replaces.
+        status = job.wait(LONGEST)
+        assert status in (0, 1, -signal.SIGKILL), log.read_text()[-3000:]
+        wait_for_none(job.pid)
+        check(output, photos if status == 0 else None)
+        if status == 0 and killed.total() < KILLS:
+            output = next(folders)
+    print(dict(killed))
+    assert cli.main(arguments(archive, output, tiny_bundle, 1)) == 0
+    check(output, photos)
+    assert cli.main(["verify", str(output), *arguments(archive, output, tiny_bundle, 1)[7:13]]) == 0
