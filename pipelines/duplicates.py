@@ -1,8 +1,11 @@
 """Photos with the same bytes: found before they are captioned, so that only one of them is."""
 
 import collections
+import concurrent.futures
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipelines import reading
 from pipelines.photos import PhotoRef
@@ -10,6 +13,10 @@ from pipelines.sources.base import ListOptions
 
 # Photos of one size lie in one part.
 PARTS = 256
+# Files of a part that can't be read, after which no more are: each may have cost a minute of patience.
+MOST_FAILURES = 16
+# Files that are read at once: on a remote store that is mostly waiting.
+_READERS = 8
 
 
 def by_size(photos: Iterable[PhotoRef]) -> Iterator[tuple[int, tuple[PhotoRef, ...]]]:
@@ -45,7 +52,25 @@ def _with_digests(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[
     ordered = sorted(photos, key=lambda ref: (ref.container, ref.block, ref.place, ref.photo))
     for container, refs in reading.by_container(ordered):
         unknown = [ref for ref in refs if not ref.sha256]
-        contents = reading.read_members(unknown, options) if container else map(reading.read_photo, unknown)
+        digests = map(_digest, reading.read_members(unknown, options)) if container else _of_files(unknown)
         for ref in refs:
-            content = None if ref.sha256 else next(contents)
-            yield ref._replace(sha256=hashlib.sha256(content).hexdigest()) if isinstance(content, bytes) else ref
+            yield ref if ref.sha256 else ref._replace(sha256=next(digests))
+
+
+def _of_files(refs: Sequence[PhotoRef]) -> Iterator[str]:
+    """The digests of files of their own, several read at once; of none any more where the store seems to be gone."""
+    failures = itertools.count(1)
+    gone = threading.Event()
+
+    def digest(ref: PhotoRef) -> str:
+        found = "" if gone.is_set() else _digest(reading.read_photo(ref))
+        if not found and next(failures) == MOST_FAILURES:
+            gone.set()
+        return found
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
+        yield from readers.map(digest, refs)
+
+
+def _digest(content: reading.Content) -> str:
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""

@@ -1,12 +1,11 @@
 """Files, local and remote, behind one small interface.
 
-Local paths go through the operating system, `gs://` writes through google-cloud-storage, which can
-create an object only where there is none; the rest goes through Beam's filesystems.
+Local paths go through the operating system; whole objects of `gs://` through google-cloud-storage, which can create
+one only where there is none, and checks what it reads; the rest goes through Beam's filesystems.
 """
 
 import contextlib
 import errno
-import functools
 import glob
 import io
 import os
@@ -21,6 +20,8 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from google.api_core.exceptions import RetryError
 from google.api_core.retry import Retry
+
+from pipelines import gcs
 
 
 def is_local(uri: str) -> bool:
@@ -87,15 +88,19 @@ def read(uri: str) -> bytes:
       OSError: as the store says.
     """
     if is_local(uri):
-        with opened(uri) as file:
-            return file.read()
+        return _read_stream(uri)
+    if FileSystems.get_scheme(uri) == "gs":
+        try:
+            return gcs.read(uri)
+        except Exception as error:
+            raise _as_os_error(error, uri) from error
     try:
-        return _patiently(_read_remote)(uri)
+        return _patiently(_read_stream)(uri)
     except RetryError as error:
         raise error.cause or OSError(str(error)) from error
 
 
-def _read_remote(uri: str) -> bytes:
+def _read_stream(uri: str) -> bytes:
     with opened(uri) as file:
         return file.read()
 
@@ -104,8 +109,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError)
 
 
-# Stores' own clients wait longer for what they know; this is for connections that break in the middle.
-_patiently = Retry(predicate=_may_pass, initial=0.5, multiplier=2.0, maximum=8.0, timeout=30.0)
+_patiently = Retry(predicate=_may_pass, initial=0.5, multiplier=2.0, maximum=8.0, timeout=60.0)
 
 
 @contextlib.contextmanager
@@ -235,7 +239,7 @@ def create(uri: str, data: bytes) -> bool:
     if is_local(uri):
         return _create_local(uri, data)
     if FileSystems.get_scheme(uri) == "gs":
-        return _create_object(uri, data)
+        return gcs.create(uri, data)
     if FileSystems.exists(uri):
         return False
     replace(uri, data)
@@ -298,26 +302,3 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-
-
-def _create_object(uri: str, data: bytes) -> bool:
-    from google.api_core import exceptions
-    from google.cloud import storage  # type: ignore[attr-defined]
-
-    try:
-        blob = storage.Blob.from_uri(uri, client=_storage_client())
-        blob.upload_from_string(data, content_type="application/octet-stream", if_generation_match=0)
-    except exceptions.PreconditionFailed:
-        return False
-    return True
-
-
-@functools.cache
-def _storage_client():
-    from google.auth import credentials
-    from google.cloud import storage  # type: ignore[attr-defined]
-
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        # An emulator knows no accounts, and looking for credentials costs seconds.
-        return storage.Client(project="emulator", credentials=credentials.AnonymousCredentials())
-    return storage.Client()
