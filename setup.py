@@ -21,7 +21,9 @@ setuptools.setup(
     # Ranges; the one set of versions that is tested is in constraints.txt.
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
+        "google-api-core>=2.20",
         "google-cloud-storage>=3",
+        "google-crc32c>=1.6",
         "keras>=3.15,<3.16",
         "loky>=3.5",
         "numpy>=2",

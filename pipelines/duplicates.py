@@ -7,12 +7,14 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipelines import reading
+from pipelines import reading, storage
 from pipelines.photos import PhotoRef
 from pipelines.sources.base import ListOptions
 
 # Photos of one size lie in one part.
 PARTS = 256
+# What is read of a photo at first.
+HEAD_BYTES = 65536
 # Files of a part that can't be read, after which no more are: each may have cost a minute of patience.
 MOST_FAILURES = 16
 # Files that are read at once: on a remote store that is mostly waiting.
@@ -39,12 +41,26 @@ def marked(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRe
             sizes[ref.size].append(ref)
         else:
             yield ref
-    alike = [ref for refs in sizes.values() if len(refs) > 1 for ref in refs]
+    alike = {size: _alike(refs) for size, refs in sizes.items()}
     first: dict[str, PhotoRef] = {}
-    for ref in _with_digests(alike, options):
+    for ref in _with_digests(itertools.chain.from_iterable(alike.values()), options):
         original = first.setdefault(ref.sha256, ref) if ref.sha256 else ref
         yield ref if original is ref else ref._replace(same_as=original.photo)
-    yield from (refs[0] for refs in sizes.values() if len(refs) == 1)
+    for size, refs in sizes.items():
+        yield from (ref for ref in refs if ref not in alike[size])
+
+
+def _alike(refs: Sequence[PhotoRef]) -> set[PhotoRef]:
+    """Those photos of one size that may have the bytes of others of them."""
+    if len(refs) == 1:
+        return set()
+    if not all(ref.size > HEAD_BYTES and not ref.container and storage.is_local(ref.photo) for ref in refs):
+        return set(refs)
+    # Large photos mostly differ in their first bytes already, which hold the time when they were taken.
+    heads: dict[bytes, set[PhotoRef]] = collections.defaultdict(set)
+    for ref in refs:
+        heads[hashlib.sha256(storage.head(ref.photo, HEAD_BYTES)).digest()].add(ref)
+    return {ref for same in heads.values() if len(same) > 1 for ref in same}
 
 
 def _with_digests(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRef]:

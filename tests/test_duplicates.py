@@ -1,0 +1,64 @@
+import hashlib
+
+import pytest
+
+from pipelines import duplicates, reading
+from pipelines.photos import PhotoRef
+from pipelines.sources.base import ListOptions
+from tests.test_sources import jpeg, listed, make_tar, make_zip
+
+
+def marked(refs):
+    return {ref.photo: ref for ref in duplicates.marked(refs, ListOptions())}
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the photos that are read whole."""
+    names = []
+    real = reading.read_photo
+    monkeypatch.setattr(reading, "read_photo", lambda ref: names.append(ref.photo.rpartition("/")[2]) or real(ref))
+    return names
+
+
+def test_only_photos_of_equal_size_and_beginning_are_read(tmp_path, read):
+    large = duplicates.HEAD_BYTES + 10
+    contents = {
+        "a": b"1",
+        "b": b"22",
+        "c": b"33",
+        "d": b"4" * large,
+        "e": b"5" + b"4" * (large - 1),
+        "f": b"4" * (large - 1) + b"6",
+        "g": b"4" * large,
+    }
+    for name, data in contents.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    refs, _ = listed(tmp_path)
+    found = marked(refs)
+    assert sorted(read) == ["b.jpg", "c.jpg", "d.jpg", "f.jpg", "g.jpg"]
+    assert {ref.photo[-5]: ref.same_as[-5:-4] for ref in found.values()} == {
+        **dict.fromkeys("abcdef", ""),
+        "g": "d",
+    }
+    assert found[str(tmp_path / "d.jpg")].sha256 == hashlib.sha256(contents["d"]).hexdigest()
+
+
+def test_photos_in_archives_are_compared_with_files(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    archives = [make_tar(tmp_path / "x.tar"), make_zip(tmp_path / "y.zip"), make_tar(tmp_path / "z.tgz", mode="w:gz")]
+    refs = [ref for uri in (tmp_path / "a.jpg", *archives) for ref in listed(uri)[0]]
+    found = marked(refs)
+    assert len(found) == 10
+    originals = [ref for ref in found.values() if not ref.same_as]
+    assert sorted(ref.sha256 for ref in originals) == sorted(hashlib.sha256(jpeg(n)).hexdigest() for n in (1, 2, 3))
+    assert all(found[ref.same_as].sha256 == ref.sha256 for ref in found.values() if ref.same_as)
+
+
+def test_what_can_not_be_read_is_like_nothing(tmp_path, read, monkeypatch):
+    monkeypatch.setattr(duplicates, "_READERS", 1)
+    refs = [PhotoRef(str(tmp_path / f"{number:03d}.jpg"), "1", 5) for number in range(100)]
+    found = marked(refs)
+    assert len(found) == 100 and not any(ref.same_as or ref.sha256 for ref in found.values())
+    # After some it has lost its patience.
+    assert len(read) == duplicates.MOST_FAILURES
