@@ -11,17 +11,17 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from model import bundle, decoders, embeddings, encoders, self_critical
+from model import bundle, decoders, embeddings, encoders, optimizers, self_critical
 from model.captioner import PhotoDecoder
 from model.cider import CiderD
 from model.dataset import Dataset, encoded, training_ids
 from model.decoders.base import Decoder
 from model.devices import Devices
 from model.errors import UserError
+from model.losses import SmoothedLoss, WrittenLoss
 from model.recipe import CrossEntropy, Recipe, SelfCritical
-from model.search import IMPOSSIBLE, NO_WORD, BeamSearch, Rules, Sampler
+from model.search import BeamSearch, Rules, Sampler
 from model.vocabulary import Vocabulary
 
 _VALIDATION_BATCH = 50
@@ -141,8 +141,8 @@ class Trainer:
                 network.load_weights(self._folder / state.best_weights)
             trained, training, validation = self._trained_part(network, phase)
             trained.compile(
-                optimizer=_optimizer(phase, steps, trained),
-                loss=_Loss(phase.label_smoothing) if isinstance(phase, CrossEntropy) else _WrittenLoss(),
+                optimizer=optimizers.of(phase, steps, trained),
+                loss=SmoothedLoss(phase.label_smoothing) if isinstance(phase, CrossEntropy) else WrittenLoss(),
             )
         self._devices.share_steps(trained)
         if state.weights:
@@ -309,82 +309,6 @@ class Trainer:
             raise UserError(f"{self._folder} holds a training of another recipe; delete it or choose another folder")
         print(f"going on after epoch {state.epoch} of {state.phase}", flush=True)
         return state
-
-
-class _Loss(keras.losses.Loss):
-    """Cross-entropy of each id, with label smoothing (Szegedy et al. 2016, section 7)."""
-
-    def __init__(self, label_smoothing: float):
-        super().__init__(name="cross_entropy")
-        self._smoothing = label_smoothing
-
-    def call(self, y_true, y_pred):
-        if not self._smoothing:
-            return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
-        # Dense targets, for TensorFlow's fused loss: a sum of separate terms takes a third of the step's time.
-        size = y_pred.shape[-1]
-        targets = (1 - self._smoothing) * ops.one_hot(y_true, size, dtype=y_pred.dtype) + self._smoothing / size
-        return ops.categorical_crossentropy(targets, y_pred, from_logits=True)
-
-
-class _WrittenLoss(keras.losses.Loss):
-    """Cross-entropy among the words that can be written: those that sampling draws from.
-
-    The others are never drawn, so that no reward would ever hold their probability down, and it would grow.
-    """
-
-    def __init__(self):
-        super().__init__(name="cross_entropy")
-
-    def call(self, y_true, y_pred):
-        no_word = np.isin(np.arange(y_pred.shape[-1]), NO_WORD)
-        return ops.sparse_categorical_crossentropy(y_true, ops.where(no_word, IMPOSSIBLE, y_pred), from_logits=True)
-
-
-class _Optimizer(keras.optimizers.AdamW):
-    """AdamW with another learning rate for some variables.
-
-    Args:
-      slow: those variables.
-      scale: what their learning rate is multiplied with.
-    """
-
-    def __init__(self, *args: Any, slow: Iterable[keras.Variable], scale: float, **kwargs: Any):
-        # Named, since TensorFlow takes no name that begins as this class's does.
-        super().__init__(*args, name="adamw", **kwargs)
-        # The backend's own variables are what it updates, and its key for them is the same for both.
-        self._slow = {self._var_key(variable) for variable in slow}
-        self._scale = scale
-
-    def update_step(self, gradient, variable, learning_rate):
-        scale = self._scale if self._var_key(variable) in self._slow else 1.0
-        super().update_step(gradient, variable, learning_rate * scale)
-
-
-def _optimizer(phase: Any, steps: int, network: Decoder) -> keras.optimizers.Optimizer:
-    warm = phase.warmup_steps > 0
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warm else phase.learning_rate,
-        decay_steps=max(phase.epochs * steps - phase.warmup_steps, 1),
-        alpha=phase.final_learning_rate,
-        warmup_target=phase.learning_rate if warm else None,
-        warmup_steps=phase.warmup_steps,
-    )
-    encoder = network.photo_encoder.trainable_variables if isinstance(network, PhotoDecoder) else []
-    optimizer = _Optimizer(
-        schedule,
-        beta_2=0.98,
-        weight_decay=phase.weight_decay,
-        global_clipnorm=phase.clip_norm,
-        use_ema=phase.weight_average > 0,
-        ema_momentum=phase.weight_average,
-        slow=encoder,
-        scale=phase.encoder_learning_rate / phase.learning_rate,
-    )
-    # Biases and normalisations are few and have no reason to be small; an encoder's weights have proved their worth.
-    small = [variable for variable in network.trainable_variables if len(variable.shape) < 2]
-    optimizer.exclude_from_weight_decay(var_list=[*small, *encoder])
-    return optimizer
 
 
 def _reseed(network: Decoder, seed: int, epoch: int, step: int) -> None:

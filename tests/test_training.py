@@ -13,7 +13,7 @@ import tensorflow as tf
 import yaml
 from keras import ops
 
-from model import bundle, dataset, encoders, recipe, training
+from model import bundle, dataset, encoders, losses, optimizers, recipe, training
 from model.cider import CiderD
 from model.errors import UserError
 from model.training import Trainer
@@ -432,18 +432,18 @@ def test_loss_is_cross_entropy_with_smoothed_labels(smoothing):
     logs = np.asarray(ops.log_softmax(logits))
     labels = (1 - smoothing) * np.eye(5)[targets] + smoothing / 5
     # No reduction: the weights come after it.
-    loss = training._Loss(smoothing).call(ops.convert_to_tensor(targets), ops.convert_to_tensor(logits))
+    loss = losses.SmoothedLoss(smoothing).call(ops.convert_to_tensor(targets), ops.convert_to_tensor(logits))
     np.testing.assert_allclose(loss, -(labels * logs).sum(axis=-1), rtol=1e-5)
 
 
 def test_self_critical_loss_is_among_the_words_that_can_be_written():
     logits = np.random.default_rng(0).normal(size=(2, 6)).astype("float32")
-    loss = training._WrittenLoss().call(np.array([END, 4]), ops.convert_to_tensor(logits))
+    loss = losses.WrittenLoss().call(np.array([END, 4]), ops.convert_to_tensor(logits))
     written = np.exp(logits[:, [END, 4, 5]])
     np.testing.assert_allclose(loss, -np.log(written[[0, 1], [0, 1]] / written.sum(axis=1)), rtol=1e-5)
     # What can't be written weighs nothing, however probable it is.
     logits[:, [PAD, START, UNKNOWN]] += 50
-    np.testing.assert_allclose(training._WrittenLoss().call(np.array([END, 4]), ops.convert_to_tensor(logits)), loss)
+    np.testing.assert_allclose(losses.WrittenLoss().call(np.array([END, 4]), ops.convert_to_tensor(logits)), loss)
 
 
 def test_only_matrices_decay(tmp_path, data):
@@ -451,7 +451,7 @@ def test_only_matrices_decay(tmp_path, data):
     for variable in decoder.trainable_variables:
         variable.assign(ops.ones_like(variable))
     phase = tiny({"weight_decay": 0.5, "learning_rate": 0.01}).cross_entropy
-    optimizer = training._optimizer(phase, 10, decoder)
+    optimizer = optimizers.of(phase, 10, decoder)
     optimizer.apply([ops.zeros_like(v) for v in decoder.trainable_variables], decoder.trainable_variables)
     for variable in decoder.trainable_variables:
         expected = 0.995 if len(variable.shape) > 1 else 1.0
@@ -504,7 +504,7 @@ def test_the_encoder_learns_at_its_own_rate(tmp_path, images):
     encoders.train_last_layers(network.photo_encoder, chosen.encoder.trained_from)
     encoder = {id(variable) for variable in network.photo_encoder.trainable_variables}
     before = [np.asarray(variable) for variable in network.trainable_variables]
-    optimizer = training._optimizer(chosen.cross_entropy, 10, network)
+    optimizer = optimizers.of(chosen.cross_entropy, 10, network)
 
     @tf.function
     def step():
@@ -522,7 +522,7 @@ def test_the_encoder_learns_at_its_own_rate(tmp_path, images):
 def test_learning_rate_warms_up_and_falls_to_its_last_share(tmp_path, data):
     decoder = Trainer(tiny(), data, data, tmp_path)._network(dropout=0.0)
     phase = tiny({"epochs": 3, "warmup_steps": 5, "learning_rate": 0.01, "final_learning_rate": 0.1}).cross_entropy
-    rate = training._optimizer(phase, 10, decoder)._learning_rate
+    rate = optimizers.of(phase, 10, decoder)._learning_rate
     rates = [float(rate(step)) for step in range(31)]
     assert rates[0] == 0
     assert rates[5] == pytest.approx(0.01) == max(rates)
