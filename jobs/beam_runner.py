@@ -34,6 +34,9 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     unknown = [a for a in arguments if a.startswith("--") and a[2:].split("=")[0].removeprefix("no_") not in known]
     if unknown:
         raise UserError(f"unknown option {unknown[0]}: neither this command nor Beam has it; see --help")
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
+            raise UserError(f"what is {argument} for? No option takes it; see --help")
     standard: Any = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
         standard.runner = DEFAULT_RUNNER

@@ -133,8 +133,10 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
             f"--alternatives {options.alternatives}: a beam width of {settings.beam_width} gives at most "
             f"{settings.beam_width - 1}; raise --beam-width"
         )
-    output = input_options.absolute(options.output)
+    output = _checked_output(options.output)
     inputs = input_options.checked_inputs(options)
+    if not options.output:
+        raise UserError("--output: it is empty; give a folder")
     if storage.is_local(output) and os.path.exists(output) and not os.path.isdir(output):
         raise UserError(f"--output: {output} is a file; give a folder")
     now = datetime.datetime.now(datetime.UTC)
@@ -167,6 +169,21 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
         "version": importlib.metadata.version("beamscribe"),
     }
     return caption_options, config
+
+
+def _checked_output(uri: str) -> str:
+    from model.errors import UserError
+    from pipelines import storage
+
+    try:
+        output = input_options.absolute(uri)
+        # Names the filesystem that is missing, where it is.
+        storage.join(output, "runs").encode()
+    except UnicodeError:
+        raise UserError(f"--output: the name of {uri!r} is not UTF-8; choose another folder") from None
+    except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own
+        raise UserError(f"--output: can't write to {uri}: {' '.join(str(error).split())}") from None
+    return output
 
 
 def _write_config(options: "CaptionOptions", config: dict[str, Any]) -> None:

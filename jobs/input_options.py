@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
     """Adds --input and what goes with it."""
     parser.add_argument(
         "--input",
-        action="append",
+        action="extend",
+        nargs="+",
         required=required,
         default=None if required else [],
         metavar="URI",
@@ -64,7 +65,9 @@ def checked_inputs(options: argparse.Namespace) -> tuple[str, ...]:
     from model.errors import UserError
     from pipelines import listing
 
-    inputs = tuple(absolute(uri) for uri in options.input)
+    if "" in options.input:
+        raise UserError("--input: it is empty; give a folder, a glob, a photo, a list or an archive")
+    inputs = tuple(_absolute_input(uri) for uri in options.input)
     chosen = list_options(options)
     for uri in inputs:
         try:
@@ -72,6 +75,13 @@ def checked_inputs(options: argparse.Namespace) -> tuple[str, ...]:
         except (OSError, ValueError) as error:
             raise UserError(f"--input: can't look into {uri}: {error}") from None
     return inputs
+
+
+def _absolute_input(uri: str) -> str:
+    from pipelines import storage
+
+    # A path that is not UTF-8 can be passed on as a URI.
+    return storage.local_uri(absolute(uri)) if storage.is_local(uri) else absolute(uri)
 
 
 def absolute(uri: str) -> str:

@@ -25,6 +25,8 @@ from pipelines.sources.base import ListOptions
 # One message to a process and back: enough photos to make its cost small, few enough bytes to hold several.
 CHUNK_PHOTOS = 8
 CHUNK_BYTES = 32 * 2**20
+# What a photo is taken for whose size is not known before it is read.
+UNKNOWN_BYTES = 4 * 2**20
 # Time to decode one photo, seconds: far more than any honest photo takes.
 PHOTO_TIMEOUT = 60.0
 
@@ -152,11 +154,12 @@ def _chunks(refs: Iterable[PhotoRef]) -> Iterator[list[PhotoRef]]:
     chunk: list[PhotoRef] = []
     total = 0
     for ref in refs:
-        if chunk and (len(chunk) == CHUNK_PHOTOS or total + ref.size > CHUNK_BYTES):
+        size = ref.size or UNKNOWN_BYTES
+        if chunk and (len(chunk) == CHUNK_PHOTOS or total + size > CHUNK_BYTES):
             yield chunk
             chunk, total = [], 0
         chunk.append(ref)
-        total += ref.size
+        total += size
     if chunk:
         yield chunk
 

@@ -65,7 +65,7 @@ _MEANINGS = {
     ErrorCode.CHANGED_WHILE_READING: _Meaning(
         "The bytes are no longer those that were listed.", (Stage.READ,), passing=True
     ),
-    ErrorCode.EMPTY: _Meaning("The file has no bytes.", (Stage.DECODE,)),
+    ErrorCode.EMPTY: _Meaning("The file has no bytes.", (Stage.READ, Stage.DECODE)),
     ErrorCode.NOT_AN_IMAGE: _Meaning(
         "The bytes are not those of any photo format, whatever the name says.", (Stage.DECODE,)
     ),

@@ -104,7 +104,11 @@ def holder_of(output: str) -> Holder | None:
 def _acquire(folder: str, myself: Holder) -> int:
     while True:
         number = _latest(folder)
-        holder = _holder(folder, number)
+        try:
+            holder = _holder(folder, number)
+        except FileNotFoundError:
+            # Somebody else has just taken the next one.
+            continue
         if holder and _lives(folder, number, holder):
             raise UserError(
                 f"{storage.folder_of(folder)} is in use: {holder} writes to it; wait for its end, or stop it"
@@ -123,7 +127,11 @@ def _holder(folder: str, number: int) -> Holder | None:
     """Who took a lease; None where nobody did, or gave it back."""
     if not number or storage.exists(_path(folder, number, "released")):
         return None
-    return Holder(**json.loads(storage.read(_path(folder, number, "json"))))
+    try:
+        return Holder(**json.loads(storage.read(_path(folder, number, "json"))))
+    except (ValueError, TypeError):
+        # Damaged: whoever wrote it can't be asked.
+        return None
 
 
 def _lives(folder: str, number: int, holder: Holder) -> bool:
@@ -146,7 +154,7 @@ def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str]
     while not ended.wait(BEAT if count else 0.0):
         count += 1
         # What fails once may work the next time.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             storage.replace(_path(folder, number, "beat"), str(count).encode())
             latest = _latest(folder)
             if latest > number:

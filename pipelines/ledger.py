@@ -53,8 +53,9 @@ class DoneRule:
             return False
         if self.since and entry.written_at >= _microseconds(self.since):
             return True
+        if entry.failure:
+            return not {"all", "failed"} & self.recaption
         again = {"all"}
-        again |= {"failed"} if entry.failure else set()
         again |= {"model"} if entry.difference & _OTHER_MODEL else set()
         again |= {"settings"} if entry.difference & _OTHER_SETTINGS else set()
         return not again & self.recaption

@@ -101,7 +101,7 @@ def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ign
     if source.kind == "folder":
         return files.list_folder(uri, options)
     if source.kind == "glob":
-        return files.list_glob(uri, options)
+        return files.list_glob(uri, options, lambda path: detect.kind_in_glob(path, options) is not None)
     if source.kind == "list":
         return lists.list_list(uri, options)
     return iter([files.list_photo(uri)])

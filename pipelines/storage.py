@@ -6,10 +6,12 @@ one only where there is none, and checks what it reads; the rest goes through Be
 
 import contextlib
 import errno
+import fnmatch
 import glob
 import io
 import os
 import pathlib
+import shutil
 import stat
 import urllib.parse
 import uuid
@@ -47,7 +49,12 @@ def local_path(uri: str) -> str:
 
 def member_uri(container: str, name: str) -> str:
     """How a photo inside a container is written to tables; bytes that are not UTF-8 as escapes."""
-    return f"{container}#{name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')}"
+    return f"{container}#{encodable(name)}"
+
+
+def encodable(text: str) -> str:
+    """A text that may hold bytes which are not UTF-8, with these as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def join(base: str, *parts: str) -> str:
@@ -62,11 +69,12 @@ def folder_of(uri: str) -> str:
 
 def resolved(folder: str, entry: str) -> str:
     """A URI as it stands in a list: where it is relative, it is so to the list's folder."""
-    if entry.startswith("file://"):
-        return local_uri(local_path(entry))
-    if FileSystems.get_scheme(entry) or os.path.isabs(entry):
-        return local_uri(entry) if is_local(entry) else entry
-    return local_uri(os.path.join(folder, entry)) if is_local(folder) else join(folder, *entry.split("/"))
+    if not is_local(entry):
+        return entry
+    path = local_path(entry)
+    if is_local(folder) or os.path.isabs(path):
+        return local_uri(os.path.normpath(os.path.join(local_path(folder), path)))
+    return join(folder, *(part for part in entry.split("/") if part != "."))
 
 
 def has_wildcards(uri: str) -> bool:
@@ -106,7 +114,9 @@ def _read_stream(uri: str) -> bytes:
 
 
 def _may_pass(error: Exception) -> bool:
-    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError)
+    # A ValueError is about the name: there is no such filesystem.
+    lasting = isinstance(error, FileNotFoundError | PermissionError) or isinstance(error.__cause__, ValueError)
+    return isinstance(error, OSError) and not lasting
 
 
 _patiently = Retry(predicate=_may_pass, initial=0.5, multiplier=2.0, maximum=8.0, timeout=60.0)
@@ -197,14 +207,37 @@ def version(uri: str) -> str:
 
 def _as_os_error(error: Exception, uri: str) -> OSError:
     """What a local file would have raised: each store has exceptions of its own, with an HTTP status in them."""
-    kinds = {404: FileNotFoundError, 401: PermissionError, 403: PermissionError}
-    kind = kinds.get(int(getattr(error, "code", None) or 0), OSError)
+    kinds = {404: ObjectNotFoundError, 401: NotAllowedError, 403: NotAllowedError}
+    kind = kinds.get(int(getattr(error, "code", None) or 0), StoreError)
     return error if isinstance(error, OSError) else kind(f"{uri}: {' '.join(str(error).split())}")
+
+
+class StoreError(OSError):
+    """A remote store did not do what it was asked for."""
+
+
+class ObjectNotFoundError(StoreError, FileNotFoundError):
+    """It has no such object."""
+
+
+class NotAllowedError(StoreError, PermissionError):
+    """It does not allow that."""
+
+
+@contextlib.contextmanager
+def _as_os_errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _as_os_error(error, uri) from error
 
 
 def exists(uri: str) -> bool:
     """Whether there is a file (or, locally, anything, even a link to nothing) of that name."""
-    return os.path.lexists(local_path(uri)) if is_local(uri) else FileSystems.exists(uri)
+    if is_local(uri):
+        return os.path.lexists(local_path(uri))
+    with _as_os_errors(uri):
+        return FileSystems.exists(uri)
 
 
 def is_folder(uri: str) -> bool:
@@ -217,11 +250,46 @@ def is_folder(uri: str) -> bool:
 def matching(pattern: str) -> Iterator[str]:
     """The files that match a glob, in any order; none where its folder does not exist."""
     if is_local(pattern):
-        yield from (path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path))
+        path = local_path(pattern)
+        if "**" in path.split("/"):
+            yield from _matching_below(path)
+        else:
+            found = glob.iglob(path, include_hidden=True)
+            yield from (file for file in found if not os.path.isdir(file))
         return
-    for match in FileSystems.match([pattern]):
+    with _as_os_errors(pattern):
+        matches = FileSystems.match([pattern])
+    for match in matches:
         for metadata in match.metadata_list:
             yield metadata.path
+
+
+def _matching_below(pattern: str) -> Iterator[str]:
+    """The files that match a glob with `**`; links to folders are followed, each real folder once, unlike `glob`."""
+    parts = pattern.split("/")
+    first = parts.index("**")
+    above = "/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")
+    seen: set[tuple[int, int]] = set()
+    for top in glob.iglob(above, include_hidden=True):
+        for folder, folders, files in os.walk(top, followlinks=True):
+            try:
+                status = os.stat(folder)
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            below = [] if folder == top else os.path.relpath(folder, top).split("/")
+            yield from (os.path.join(folder, name) for name in files if _matches([*below, name], parts[first:]))
+
+
+def _matches(names: list[str], patterns: list[str]) -> bool:
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_matches(names[skipped:], patterns[1:] or ["*"]) for skipped in range(len(names)))
+    return bool(names) and fnmatch.fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
 
 
 def within(folder: str, *pattern: str) -> Iterator[str]:
@@ -239,8 +307,9 @@ def create(uri: str, data: bytes) -> bool:
     if is_local(uri):
         return _create_local(uri, data)
     if FileSystems.get_scheme(uri) == "gs":
-        return gcs.create(uri, data)
-    if FileSystems.exists(uri):
+        with _as_os_errors(uri):
+            return gcs.create(uri, data)
+    if exists(uri):
         return False
     replace(uri, data)
     return True
@@ -252,7 +321,10 @@ def replace(uri: str, data: bytes) -> None:
         with _temporary(uri, data) as temporary:
             os.replace(temporary, uri)
         return
-    with FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with (
+        _as_os_errors(uri),
+        FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file,
+    ):
         file.write(data)
 
 
@@ -283,6 +355,12 @@ def _create_local(path: str, data: bytes) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            # A filesystem without links, such as exFAT: the last whole file wins.
+            shutil.copyfile(temporary, f"{temporary}.copy")
+            os.replace(f"{temporary}.copy", path)
     return True
 
 

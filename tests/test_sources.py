@@ -1,6 +1,10 @@
+import contextlib
+import errno
+import hashlib
 import io
 import json
 import os
+import sys
 import tarfile
 import zipfile
 
@@ -14,7 +18,7 @@ from model.errors import UserError
 from pipelines import listing, reading
 from pipelines.failures import ErrorCode, Failure
 from pipelines.photos import PhotoRef
-from pipelines.sources import base, records
+from pipelines.sources import base, records, tables
 from pipelines.sources.base import Ignored, ListOptions
 
 
@@ -440,3 +444,142 @@ def test_a_photo_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
 def test_no_name_stops_the_reading():
     for uri in ("nul\0.jpg", "nowhere://x.jpg", "\udcff.jpg"):
         assert isinstance(reading.read_photo(PhotoRef(uri, "")), Failure)
+
+
+def test_a_header_that_leads_backwards(tmp_path):
+    member = tarfile.TarInfo("a.jpg")
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 10 + (-512).to_bytes(2, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "x.tar").write_bytes(bytes(header) + bytes(2048))
+    refs, _ = listed(tmp_path / "x.tar")
+    assert {ref.failure.error for ref in refs} == {ErrorCode.CORRUPT}
+
+
+def test_links_of_an_archive_of_the_current_folder(tmp_path):
+    (tmp_path / "x" / ".git").mkdir(parents=True)
+    (tmp_path / "x" / ".git" / "b").write_bytes(jpeg(2))
+    (tmp_path / "x" / "a.jpg").write_bytes(jpeg(1))
+    (tmp_path / "x" / "l.jpg").symlink_to("a.jpg")
+    (tmp_path / "x" / "hidden.jpg").symlink_to(".git/b")
+    (tmp_path / "x" / os.fsdecode(b"odd\xe9.jpg")).symlink_to(os.fsdecode(b"no\xe9.jpg"))
+    for mode in ("w", "w:gz"):
+        with tarfile.open(tmp_path / "x.tar", mode) as archive:
+            archive.add(tmp_path / "x", ".")
+        found = contents(listed(tmp_path / "x.tar")[0])
+        odd = found.pop("./odd\\udce9.jpg")
+        assert odd.error == ErrorCode.NOT_FOUND and odd.message.encode()
+        assert found == {"./a.jpg": jpeg(1), "./l.jpg": jpeg(1), "./hidden.jpg": jpeg(2)}
+
+
+def test_a_compressed_tar_is_unpacked_once_to_compare_its_photos(tmp_path):
+    refs, _ = listed(make_tar(tmp_path / "x.tgz", mode="w:gz"))
+    assert {ref.sha256 for ref in refs} == {hashlib.sha256(jpeg(n)).hexdigest() for n in (1, 2, 3)}
+
+
+def test_a_store_that_fails_within_an_archive_may_have_passed_tomorrow(tmp_path, monkeypatch):
+    for make, name in ((make_tar, "x.tar"), (make_zip, "x.zip"), (make_tar, "x.tgz")):
+        archive = make(tmp_path / name, **({"mode": "w:gz"} if name == "x.tgz" else {}))
+        refs, _ = listed(archive)
+        with monkeypatch.context() as patch:
+            patch.setattr(tables.storage, "opened", failing(tables.storage.opened))
+            assert {content.error for content in contents(refs).values()} == {ErrorCode.UNREADABLE}
+            (ref,) = listing.list_source(base.Source(str(archive), name[2:].replace("tgz", "tar")), ListOptions())
+            assert ref.failure.error == ErrorCode.UNREADABLE
+
+
+def failing(opened):
+    """Opens files that can't be read beyond their first bytes."""
+
+    @contextlib.contextmanager
+    def wrapped(uri):
+        with opened(uri) as file:
+
+            class Broken(io.RawIOBase):
+                readable = seekable = lambda self: True
+                tell, seek = file.tell, file.seek
+
+                def read(self, size=-1):
+                    if file.tell() > 0 or size != 8:
+                        raise OSError(errno.EIO, "Input/output error")
+                    return file.read(size)
+
+            yield Broken()
+
+    return wrapped
+
+
+def test_damaged_archives_of_a_glob_are_failures(tmp_path):
+    (tmp_path / "empty.zip").write_bytes(b"")
+    (tmp_path / "broken.tar").write_bytes(b"\xff" * 2000)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1" + bytes(100))
+    (tmp_path / "good.tar").write_bytes(make_tar(tmp_path / "x").read_bytes())
+    refs, ignored = listed(tmp_path / "*.*")
+    assert names([ref for ref in refs if ref.failure], tmp_path) == ["broken.parquet", "broken.tar", "empty.zip"]
+    assert len(refs) == 6 and ignored == [".txt"]
+
+
+def test_a_glob_follows_each_folder_once(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("x.jpg", "a/y.jpg", "a/b/z.jpg"):
+        (tmp_path / name).write_bytes(jpeg(1))
+    for number in range(3):
+        (tmp_path / "a" / f"loop{number}").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / ".hidden.jpg").write_bytes(jpeg(2))
+    assert names(listed(tmp_path / "**" / "*.jpg")[0], tmp_path) == ["a/b/z.jpg", "a/y.jpg", "x.jpg"]
+    assert names(listed(tmp_path / "a" / "**")[0], tmp_path / "a") == ["b/z.jpg", "y.jpg"]
+    assert len(listed(tmp_path / "**" / "*.jpg", hidden=True)[0]) == 4
+
+
+def test_deep_folders(tmp_path):
+    deep = str(tmp_path)
+    for _ in range(400):
+        deep = os.path.join(deep, "d")
+    os.makedirs(deep)
+    with open(os.path.join(deep, "a.jpg"), "wb") as file:
+        file.write(jpeg(1))
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(300)
+    try:
+        assert len(listed(tmp_path)[0]) == 1
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    folder = os.path.join(str(tmp_path), os.fsdecode(b"caf\xe9"))
+    os.mkdir(folder)
+    for name in (b"a.jpg", b"no photo.\xe9"):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write(jpeg(1) if name == b"a.jpg" else b"text")
+    make_zip(os.path.join(folder, "x.zip"))
+    uri = (tmp_path / "caf").as_uri() + "%E9"
+    refs, ignored = listed(uri)
+    assert [ref.photo for ref in refs] == [f"{uri}/a.jpg"] and ignored == [".\\udce9", ".zip"]
+    assert isinstance(reading.read_photo(refs[0]), bytes)
+    refs, _ = listed(f"{tmp_path}/*/*.zip")
+    assert {ref.container for ref in refs} == {f"{uri}/x.zip"}
+    assert all(isinstance(content, bytes) for content in contents(refs).values())
+
+
+def test_odd_entries_of_lists(tmp_path):
+    folder = tmp_path / ".hidden"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(jpeg(1))
+    path = folder / "list.jsonl"
+    lines = [
+        "{}",
+        '{"uri": "\\ud800.jpg"}',
+        "[" * 100_000,
+        '{"uri": "./a.jpg"}',
+        '{"other": 1}',
+        '{"uri": "../.hidden/a.jpg"}',
+    ]
+    path.write_text("\n".join(lines[1:]))
+    refs, ignored = listed(path)
+    assert names([ref for ref in refs if not ref.failure], folder) == ["a.jpg"] and not ignored
+    assert len([ref for ref in refs if ref.failure]) == 3
+    path.write_text("\n".join(lines[:1]))
+    with pytest.raises(UserError, match="no column"):
+        listed(path)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pipelines import formats
+from pipelines import formats, storage
 
 # Bytes that tell what a file is.
 HEAD_BYTES = 512
@@ -106,8 +106,8 @@ def is_photo(name: str, head: Callable[[], bytes]) -> bool:
 
 
 def extension_of(name: str) -> str:
-    """The extension in lower case, with the dot; empty where there is none."""
-    return os.path.splitext(name)[1].lower()
+    """The extension in lower case, with the dot; empty where there is none. Bytes that are not UTF-8 as escapes."""
+    return storage.encodable(os.path.splitext(name)[1].lower())
 
 
 def _is_hidden(part: str) -> bool:

@@ -14,7 +14,15 @@ from pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, 
 FORMATS = ("list", "tar", "zip", "tfrecord", "parquet")
 
 # Among the files of a glob, what is named like these is looked into.
-_CONTAINER_NAMES = (".tar", ".tgz", ".zip", ".parquet", ".gz", ".bz2", ".xz", ".tbz2", ".txz")
+_NAMES = {
+    ".tar": "tar",
+    ".tgz": "tar",
+    ".tbz2": "tar",
+    ".txz": "tar",
+    ".zip": "zip",
+    ".tfrecord": "tfrecord",
+    ".parquet": "parquet",
+}
 
 
 def expand(uri: str, options: ListOptions) -> Iterator[Source]:
@@ -60,10 +68,10 @@ def _glob(pattern: str, options: ListOptions) -> Iterator[Source]:
     """Each container by itself, so that several workers can list them; photos all together."""
     others = found = False
     for uri in sorted(storage.matching(pattern)):
-        kind = options.format or (_container(uri, options) if _may_be_container(uri) else None)
+        kind = kind_in_glob(uri, options)
         found = True
         if kind:
-            yield Source(uri, kind)
+            yield Source(storage.local_uri(uri), kind)
         else:
             others = True
     if not found:
@@ -72,9 +80,19 @@ def _glob(pattern: str, options: ListOptions) -> Iterator[Source]:
         yield Source(pattern, "glob")
 
 
-def _may_be_container(uri: str) -> bool:
+def kind_in_glob(uri: str, options: ListOptions) -> str | None:
+    """What one of the files of a glob is: a kind of container, by its bytes or, where they are damaged, by its name.
+
+    None for others, and for Parquet without photos, which often lies beside archives.
+    """
     name = uri.rpartition("/")[2].lower()
-    return name.endswith(_CONTAINER_NAMES) or ".tfrecord" in name
+    by_name = next((kind for part, kind in _NAMES.items() if part in name), None)
+    if options.format or by_name is None:
+        return options.format
+    try:
+        return _container(uri, options) or (None if by_name == "parquet" else by_name)
+    except UserError:
+        return by_name
 
 
 def _file(uri: str, options: ListOptions) -> str:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
@@ -15,19 +15,20 @@ from pipelines.sources.base import HEAD_BYTES, Ignored, ListOptions, extension_o
 def list_folder(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     """All below a folder."""
     if storage.is_local(uri):
-        yield from _walk(uri, "", options, seen=set())
+        yield from _walk(storage.local_path(uri), options)
     else:
-        yield from _remote(storage.join(uri, "**"), uri, options)
+        yield from _remote(storage.join(uri, "**"), uri, options, lambda _: False)
 
 
-def list_glob(pattern: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """The photos that match a glob; includes and excludes see their paths from its first wildcard on."""
+def list_glob(pattern: str, options: ListOptions, is_container: Callable[[str], bool]) -> Iterator[PhotoRef | Ignored]:
+    """The photos that match a glob, but for containers; includes and excludes see paths from its first wildcard on."""
     base = storage.without_wildcards(pattern)
     if not storage.is_local(pattern):
-        yield from _remote(pattern, base, options)
+        yield from _remote(pattern, base, options, is_container)
         return
     for path in sorted(storage.matching(pattern)):
-        yield from _one(path, os.path.relpath(path, base), options)
+        if not is_container(path):
+            yield from _one(path, os.path.relpath(path, storage.local_path(base)), options)
 
 
 def list_photo(uri: str) -> PhotoRef:
@@ -38,27 +39,30 @@ def list_photo(uri: str) -> PhotoRef:
     return _remote_ref(found) if found else PhotoRef(uri, etag="")
 
 
-def _walk(folder: str, below: str, options: ListOptions, seen: set[tuple[int, int]]) -> Iterator[PhotoRef | Ignored]:
-    """All below a folder, links to folders followed, each real folder once."""
-    try:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            names = sorted((entry.name, _is_folder(entry)) for entry in entries)
-    except OSError:
-        # A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it.
-        yield PhotoRef(storage.local_uri(folder), etag="")
-        return
-    for name, is_folder in names:
-        path, relative = os.path.join(folder, name), below + name
+def _walk(top: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    """All below a folder, in order, links to folders followed, each real folder once."""
+    seen: set[tuple[int, int]] = set()
+    # What is still to be looked at, the next one last: (path, path below the top, whether it is a folder).
+    left = [(top, "", True)]
+    while left:
+        path, below, is_folder = left.pop()
         if not is_folder:
-            yield from _one(path, relative, options)
-        elif ignored := options.ignored(relative):
+            yield from _one(path, below, options)
+        elif below and (ignored := options.ignored(below)):
             yield ignored
         else:
-            yield from _walk(path, relative + "/", options, seen)
+            try:
+                status = os.stat(path)
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                with os.scandir(path) as entries:
+                    found = sorted(((entry.name, _is_folder(entry)) for entry in entries), reverse=True)
+            except OSError:
+                # A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it.
+                yield PhotoRef(storage.local_uri(path), etag="")
+                continue
+            left += [(os.path.join(path, name), f"{below}/{name}".lstrip("/"), folder) for name, folder in found]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -91,12 +95,14 @@ def _local_ref(path: str) -> PhotoRef:
     return PhotoRef(storage.local_uri(path), storage.etag_of(status), status.st_size)
 
 
-def _remote(pattern: str, base: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+def _remote(
+    pattern: str, base: str, options: ListOptions, is_container: Callable[[str], bool]
+) -> Iterator[PhotoRef | Ignored]:
     for match in FileSystems.match([pattern]):
         for found in match.metadata_list:
             path = found.path
             # Stores without folders mark them with empty objects.
-            if path.endswith("/"):
+            if path.endswith("/") or is_container(path):
                 continue
             if ignored := options.passed_over(path.removeprefix(base).lstrip("/")):
                 yield ignored

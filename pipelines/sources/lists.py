@@ -32,17 +32,21 @@ def list_list(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
       UserError: it has no column of URIs, or can't be read as what its name says.
     """
     seen: set[str] = set()
+    folder = storage.folder_of(uri)
     with concurrent.futures.ThreadPoolExecutor(_LOOKERS) as lookers:
         for several in _chunks(_entries(uri, options)):
             wanted: list[str] = []
-            for entry in several:
-                if isinstance(entry, PhotoRef):
-                    yield entry
-                elif entry not in seen:
-                    seen.add(entry)
-                    wanted.append(entry)
-            for entry, ref in zip(wanted, lookers.map(files.list_photo, wanted), strict=True):
-                yield options.passed_over(entry) or ref
+            for entry, resolved in several:
+                if isinstance(resolved, PhotoRef):
+                    yield resolved
+                elif resolved not in seen:
+                    seen.add(resolved)
+                    # Folders above a list are nobody's to hide.
+                    if ignored := options.passed_over(entry.removeprefix(f"{folder}/")):
+                        yield ignored
+                    else:
+                        wanted.append(resolved)
+            yield from lookers.map(files.list_photo, wanted)
 
 
 def check(uri: str, options: ListOptions) -> None:
@@ -54,15 +58,19 @@ def check(uri: str, options: ListOptions) -> None:
     next(_entries(uri, options), None)
 
 
-def _entries(uri: str, options: ListOptions) -> Iterator[str | PhotoRef]:
-    """The URIs of a list, those that are relative resolved against its folder; a failure for a broken line."""
+def _entries(uri: str, options: ListOptions) -> Iterator[tuple[str, str | PhotoRef]]:
+    """What stands in a list, and the URI that it means, relative to the list's folder; a failure for a broken line."""
     folder = storage.folder_of(uri)
     for number, value in _values(uri, options):
-        if isinstance(value, str) and value:
-            yield storage.resolved(folder, value)
-        elif value is not None:
+        if value is None:
+            continue
+        try:
+            resolved = storage.resolved(folder, value)
+            resolved.encode()
+            yield value, resolved
+        except (ValueError, TypeError, AttributeError):
             failure = Failure(Stage.LIST, ErrorCode.UNREADABLE, f"this line of the list names no photo: {value!r:.100}")
-            yield PhotoRef(storage.member_uri(uri, f"line {number}"), etag="", failure=failure)
+            yield "", PhotoRef(storage.member_uri(uri, f"line {number}"), etag="", failure=failure)
 
 
 def _values(uri: str, options: ListOptions) -> Iterator[tuple[int, Any]]:
@@ -105,19 +113,20 @@ def _of_csv(uri: str, text: Iterable[str], delimiter: str, options: ListOptions)
 
 
 def _of_jsonl(uri: str, text: Iterable[str], options: ListOptions) -> Iterator[tuple[int, Any]]:
+    column = None
     for number, line in enumerate(text, 1):
         if not line.strip():
             continue
+        wrong = line.encode("utf-8", "surrogateescape")
         try:
             value = json.loads(line)
-        except ValueError:
-            yield number, line.encode("utf-8", "surrogateescape")
-            continue
+        except (ValueError, RecursionError):
+            value = wrong
         if isinstance(value, dict):
-            # Lines may leave a field out, but not the first one.
-            column = _column(uri, value, options) if number == 1 or not options.uri_column else options.uri_column
-            value = value.get(column, line.encode("utf-8", "surrogateescape"))
-        yield number, value
+            # The first object says which field it is; later ones may lack it.
+            column = column or _column(uri, value, options)
+            value = value.get(column) or wrong
+        yield number, wrong if value is None else value
 
 
 def _column(uri: str, columns: Iterable[str], options: ListOptions) -> str:
@@ -130,6 +139,6 @@ def _column(uri: str, columns: Iterable[str], options: ListOptions) -> str:
     return found
 
 
-def _chunks(entries: Iterator[str | PhotoRef]) -> Iterator[Sequence[str | PhotoRef]]:
+def _chunks(entries: Iterator[tuple[str, str | PhotoRef]]) -> Iterator[Sequence[tuple[str, str | PhotoRef]]]:
     while chunk := list(itertools.islice(entries, _LOOK_AHEAD)):
         yield chunk

@@ -15,7 +15,7 @@ import google_crc32c
 from pipelines import examples, storage
 from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.photos import PhotoRef
-from pipelines.sources import compression
+from pipelines.sources import compression, damage
 from pipelines.sources.base import MAX_BYTES, Ignored, ListOptions
 
 IMAGE_FEATURE = "image/encoded"
@@ -26,6 +26,8 @@ _CHECKSUM = struct.Struct("<I")
 # So many bytes of records are parsed at once.
 _BATCH_BYTES = 32 * 2**20
 _BATCH_RECORDS = 256
+# No file is longer.
+_LONGEST = 2**50
 # A record's features besides the photo.
 _OVERHEAD = 16 * 2**20
 
@@ -67,12 +69,14 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
             for batch in _batches(_records(stream)):
                 for record, (name, image) in zip(batch, _parsed(batch, options), strict=True):
                     # Of several records of one name each is a photo; so is one without a name.
-                    name = name if name and name not in names else f"{name}~{number}".lstrip("~")
+                    name = name or str(number)
+                    while name in names:
+                        name += f"~{number}"
                     names.add(name)
                     yield options.passed_over(name) or _ref(uri, name, record, image, number if is_plain else 0)
                     number += 1
-        except compression.DAMAGE as error:
-            yield PhotoRef(uri, etag="", failure=_damage(error, Stage.LIST))
+        except Exception as error:  # noqa: BLE001 - whatever the damage leads to, what came before counts
+            yield PhotoRef(uri, etag=storage.version(uri), failure=damage.failure(Stage.LIST, error))
 
 
 def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
@@ -83,7 +87,7 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
                 stream.seek(ref.place)
                 record = next(_records(stream))
             except (StopIteration, *compression.DAMAGE) as error:
-                yield _damage(error, Stage.READ)
+                yield damage.failure(Stage.READ, error)
                 continue
             ((_, image),) = _parsed([record], options)
             if isinstance(image, bytes) and _etag(image, record) != ref.etag:
@@ -104,6 +108,8 @@ def _records(stream: BinaryIO) -> Iterator[_Record]:
         if len(header) == _HEADER.size and not is_header(header):
             raise OSError(f"the record at byte {place} is damaged, so that those after it can't be found")
         length = _HEADER.unpack(header)[0] if len(header) == _HEADER.size else 0
+        if length > _LONGEST:
+            raise EOFError(f"the record at byte {place} says that it has {length} bytes")
         if length > MAX_BYTES + _OVERHEAD:
             stream.seek(length, 1)
             data: bytes | Failure = Failure(Stage.READ, ErrorCode.TOO_LARGE, f"a record of {length} bytes")
@@ -133,7 +139,7 @@ def _batches(records: Iterator[_Record]) -> Iterator[list[_Record]]:
             if len(batch) == _BATCH_RECORDS or size > _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
-    except compression.DAMAGE:
+    except Exception:
         # What came before the damage counts.
         yield batch
         raise
@@ -156,7 +162,8 @@ def _parsed(records: Sequence[_Record], options: ListOptions) -> list[tuple[str,
             continue
         name, image = values
         missing = Failure(Stage.READ, ErrorCode.EMPTY, f"the record has no feature {keys[1]}")
-        found.append(((name or b"").decode("utf-8", "backslashreplace"), missing if image is None else image))
+        text = (name or b"")[: damage.LONGEST_NAME].decode("utf-8", "backslashreplace")
+        found.append((text, missing if image is None else image))
     return found
 
 
@@ -169,9 +176,3 @@ def _ref(uri: str, name: str, record: _Record, image: bytes | Failure, block: in
 
 def _etag(image: bytes | Failure, record: _Record) -> str:
     return f"{len(image) if isinstance(image, bytes) else 0}-{record.checksum:08x}"
-
-
-def _damage(error: Exception, stage: Stage) -> Failure:
-    text = " ".join(str(error).split()) or type(error).__name__
-    cut_short = isinstance(error, EOFError | StopIteration)
-    return Failure(stage, ErrorCode.TRUNCATED if cut_short else ErrorCode.CORRUPT, text)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.photos import PhotoRef
+from pipelines.sources import damage
 from pipelines.sources.base import MAX_BYTES, Ignored, ListOptions
 
 # Names that such columns have, in the order in which they are looked for.
@@ -50,7 +51,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
                     yield options.passed_over(name) or ref
                     row += 1
         except (pa.ArrowException, OSError, ValueError) as error:
-            yield PhotoRef(uri, etag="", failure=_damage(error, Stage.LIST))
+            yield PhotoRef(uri, etag=version, failure=damage.failure(Stage.LIST, error))
 
 
 def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
@@ -70,19 +71,22 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
                     left.pop()
                     yield _content(value)
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield from (_damage(error, Stage.READ) for _ in left)
+        yield from (damage.failure(Stage.READ, error) for _ in left)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
+def _tells(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+
+
 def _names(table: pq.ParquetFile, options: ListOptions) -> list[str] | None:
     """The photos' names, where a column tells them apart."""
     schema = table.schema_arrow
-    columns = [
-        name for name in ([options.name_column] if options.name_column else _NAME_COLUMNS) if name in schema.names
-    ]
+    known = [options.name_column] if options.name_column else _NAME_COLUMNS
+    columns = [name for name in known if name in schema.names and _tells(schema.field(name).type)]
     image = image_column(schema, options)
     if image and image.endswith(".bytes"):
         struct = image.removesuffix(".bytes")
@@ -119,7 +123,3 @@ def _content(value: bytes | None) -> bytes | Failure:
     if len(value) > MAX_BYTES:
         return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"{len(value)} bytes, the limit is {MAX_BYTES}")
     return value
-
-
-def _damage(error: Exception, stage: Stage) -> Failure:
-    return Failure(stage, ErrorCode.CORRUPT, " ".join(str(error).split())[:300] or type(error).__name__)

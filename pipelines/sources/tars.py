@@ -5,7 +5,9 @@ compressed one only from its beginning, so that all its members are one block.
 """
 
 import functools
+import hashlib
 import io
+import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -13,11 +15,11 @@ from typing import BinaryIO
 from pipelines import storage
 from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.photos import PhotoRef
-from pipelines.sources import compression
-from pipelines.sources.base import HEAD_BYTES, Ignored, ListOptions, extension_of, is_photo
+from pipelines.sources import compression, damage
+from pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
 
 # Names and attributes are far smaller; an archive that says otherwise would fill the memory.
-_LARGEST_READ = 16 * 2**20
+_LARGEST_READ = 2**20
 _DAMAGE = (tarfile.TarError, ValueError, *compression.DAMAGE)
 
 
@@ -33,39 +35,52 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
             for number, member in enumerate(_entries(stream)):
                 if member.isdir():
                     continue
+                is_link = member.issym() or member.islnk()
+                ref = _ref(uri, version, member, number if is_plain else 0)
+                if member.isfile():
+                    places[_normal(member.name)] = ref
                 if ignored := options.passed_over(member.name):
                     yield ignored
-                    continue
-                is_link = member.issym() or member.islnk()
-                if is_link or member.isfile():
-                    ref = _ref(uri, version, member, number if is_plain else 0)
-                    places[member.name] = ref
-                    head = functools.partial(_head, stream, member)
-                if not (is_link or member.isfile()) or not is_photo(member.name, head):
+                elif not (is_link or member.isfile()) or not is_photo(
+                    member.name, functools.partial(_head, stream, member)
+                ):
                     yield Ignored(extension_of(member.name))
-                    continue
-                # Of several members of one name the last counts, as where an archive is unpacked.
-                found[member.name] = ref
-                links.pop(member.name, None)
-                if is_link:
-                    links[member.name] = _target(member)
-        except _DAMAGE as error:
-            failure = _damage(error)
+                else:
+                    # Of several members of one name the last counts, as where an archive is unpacked.
+                    links.pop(member.name, None)
+                    if is_link:
+                        links[member.name] = _target(member)
+                    elif not is_plain and not ref.failure and ref.size <= MAX_BYTES:
+                        # It passes by only once: whoever compares photos need not unpack the archive again.
+                        ref = ref._replace(sha256=_digest(stream, ref))
+                        places[_normal(member.name)] = ref
+                    found[member.name] = ref
+        except Exception as error:  # noqa: BLE001 - whatever the damage leads to, what came before counts
+            failure = damage.failure(Stage.LIST, error)
     for name, target in links.items():
         found[name] = _followed(found[name], places.get(target), target)
     yield from found.values()
     if failure:
-        yield PhotoRef(uri, etag="", failure=failure)
+        yield PhotoRef(uri, etag=version, failure=failure)
 
 
 def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
     """The bytes of some members, which are in the order of their places."""
     with compression.opened(uri) as (stream, _):
+        last: tuple[int, bytes | Failure] | None = None
         for ref in refs:
-            try:
-                yield _content(stream, ref)
-            except _DAMAGE as error:
-                yield _damage(error)._replace(stage=Stage.READ)
+            # Links share the place of their target, to which a compressed stream would have to go back.
+            if last is None or last[0] != ref.place:
+                try:
+                    last = ref.place, _content(stream, ref)
+                except _DAMAGE as error:
+                    last = ref.place, damage.failure(Stage.READ, error)
+            yield last[1]
+
+
+def _digest(stream: BinaryIO, ref: PhotoRef) -> str:
+    stream.seek(ref.place)
+    return hashlib.sha256(stream.read(ref.size)).hexdigest()
 
 
 def _content(stream: BinaryIO, ref: PhotoRef) -> bytes | Failure:
@@ -116,6 +131,13 @@ def _entries(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
         while member := archive.next():
             # It would remember all of them.
             archive.members.clear()  # type: ignore[attr-defined]
+            if member.size < 0 or archive.offset <= member.offset:
+                # It would come again for ever (CVE-2025-8194).
+                raise tarfile.ReadError(f"the header at byte {member.offset} leads backwards")
+            if len(member.name) > damage.LONGEST_NAME:
+                raise tarfile.ReadError(
+                    f"the member at byte {member.offset} has a name of {len(member.name)} characters"
+                )
             yield member
         # A header that makes no sense looks to `tarfile` like the end.
         stream.seek(archive.offset)
@@ -147,26 +169,19 @@ def _head(stream: BinaryIO, member: tarfile.TarInfo) -> bytes:
 def _target(member: tarfile.TarInfo) -> str:
     """The name of the member that a link leads to."""
     if member.islnk():
-        return member.linkname
+        return _normal(member.linkname)
     folder = member.name.rpartition("/")[0]
-    parts: list[str] = []
-    for part in f"{folder}/{member.linkname}".split("/"):
-        if part == ".." and parts:
-            parts.pop()
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts)
+    return _normal(f"{folder}/{member.linkname}")
+
+
+def _normal(name: str) -> str:
+    """A name without `.`, `..` and what leads out of the archive."""
+    return posixpath.normpath(f"/{name}").lstrip("/")
 
 
 def _followed(link: PhotoRef, target: PhotoRef | None, name: str) -> PhotoRef:
     """A link's reference to the bytes of its target; links to links are not followed."""
     if target is None or not target.size:
-        message = f"a link to {name}, which is not a file of this archive"
+        message = f"a link to {storage.encodable(name)}, which is not a file of this archive"
         return link._replace(failure=Failure(Stage.LIST, ErrorCode.NOT_FOUND, message))
-    return target._replace(photo=link.photo, block=link.block)
-
-
-def _damage(error: Exception) -> Failure:
-    text = " ".join(str(error).split()) or type(error).__name__
-    cut_short = isinstance(error, EOFError) or "unexpected end" in text or "truncated" in text
-    return Failure(Stage.LIST, ErrorCode.TRUNCATED if cut_short else ErrorCode.CORRUPT, text)
+    return target._replace(photo=link.photo)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pipelines import storage
 from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.photos import PhotoRef
-from pipelines.sources import compression
+from pipelines.sources import compression, damage
 from pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
 
 _ENCRYPTED = 1
@@ -22,7 +22,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
         try:
             archive = zipfile.ZipFile(file)
         except _DAMAGE as error:
-            yield PhotoRef(uri, etag="", failure=_damage(error, Stage.LIST))
+            yield PhotoRef(uri, etag=storage.version(uri), failure=damage.failure(Stage.LIST, error))
             return
         for place, member in enumerate(archive.infolist()):
             if member.is_dir():
@@ -44,7 +44,7 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
             archive = zipfile.ZipFile(file)
             directory = archive.infolist()
         except _DAMAGE as error:
-            yield from (_damage(error, Stage.READ) for _ in refs)
+            yield from (damage.failure(Stage.READ, error) for _ in refs)
             return
         for ref in refs:
             yield _content(archive, directory, ref)
@@ -61,7 +61,7 @@ def _content(archive: zipfile.ZipFile, directory: list[zipfile.ZipInfo], ref: Ph
     except NotImplementedError as error:
         return Failure(Stage.READ, ErrorCode.UNSUPPORTED_FORMAT, f"packed in a way that is not read: {error}")
     except _DAMAGE as error:
-        return _damage(error, Stage.READ)
+        return damage.failure(Stage.READ, error)
     if len(data) > MAX_BYTES:
         return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"more than {MAX_BYTES} bytes, whatever the archive says")
     return data
@@ -84,10 +84,3 @@ def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     with contextlib.suppress(NotImplementedError, *_DAMAGE), archive.open(member) as file:
         return file.read(HEAD_BYTES)
     return b""
-
-
-def _damage(error: Exception, stage: Stage) -> Failure:
-    text = " ".join(str(error).split()) or type(error).__name__
-    cut_short = isinstance(error, EOFError) or "not a zip file" in text
-    message = f"{text}: its directory, which is at its end, is missing" if "not a zip file" in text else text
-    return Failure(stage, ErrorCode.TRUNCATED if cut_short else ErrorCode.CORRUPT, message)
