@@ -87,7 +87,7 @@ def measure(name: str, flickr8k: Path, work: Path) -> dict[str, Any]:
     history = json.loads((work / f"{name}.training" / "state.json").read_text(encoding="utf-8"))["history"]
     figures: dict[str, Any] = {
         "parameters": model.decoder_parameters,
-        "epochs": {phase: len([e for e in history if e["phase"] == phase]) for phase in {e["phase"] for e in history}},
+        "epochs": {e["phase"]: e["epoch"] for e in history},
         # The fastest: in others the machine may have had something else to do.
         "seconds_an_epoch": min(e["seconds"] for e in history if e["phase"] == "cross_entropy"),
     }

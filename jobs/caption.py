@@ -94,6 +94,8 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     except OSError as error:
         raise UserError(f"--output: can't write to {caption_options.output}: {error.strerror or error}") from None
     _print_summary(result, caption_options)
+    if stopped and result.balanced:
+        raise UserError(stopped)
     if stopped:
         raise UserError(f"stopped early: {stopped}; what is committed stays, run it again to go on")
     return 0 if result.balanced else 1
@@ -135,8 +137,6 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
         )
     output = _checked_output(options.output)
     inputs = input_options.checked_inputs(options)
-    if not options.output:
-        raise UserError("--output: it is empty; give a folder")
     if storage.is_local(output) and os.path.exists(output) and not os.path.isdir(output):
         raise UserError(f"--output: {output} is a file; give a folder")
     now = datetime.datetime.now(datetime.UTC)
@@ -175,6 +175,8 @@ def _checked_output(uri: str) -> str:
     from model.errors import UserError
     from pipelines import storage
 
+    if not uri:
+        raise UserError("--output: it is empty; give a folder")
     try:
         output = input_options.absolute(uri)
         # Names the filesystem that is missing, where it is.
