@@ -20,7 +20,7 @@ import pytest
 from jobs import cli
 from pipelines import rows
 
-KILLS = int(os.environ.get("KILLS", "6"))
+KILLS = int(os.environ.get("KILLS", "4"))
 SEED = int(os.environ.get("SEED", "1"))
 # An attempt that is killed no earlier ends by itself.
 LONGEST = 120.0

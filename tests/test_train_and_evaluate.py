@@ -42,17 +42,6 @@ def train(folder, *options):
     return cli.main(["train", *arguments, *named, *options])
 
 
-def weights(folder):
-    return {path.name: path.read_bytes() for path in (folder / "saved_model" / "variables").iterdir()}
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, tmp_path):
-    for name, seed in (("one", "3"), ("two", "3"), ("three", "4")):
-        assert train(trained, "--seed", seed, "--output", str(tmp_path / name)) == 0
-    one, two, three = (weights(tmp_path / name) for name in ("one", "two", "three"))
-    assert one == two and one.keys() == three.keys() and one != three
-
-
 def evaluate(folder, *options):
     named = ["--captions", str(folder / "captions.txt"), "--split", str(folder / "dev.txt")]
     return cli.main(["evaluate", *named, *options])
