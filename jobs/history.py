@@ -19,7 +19,11 @@ def unfinished_since(config: dict[str, Any]) -> datetime.datetime | None:
     # As it will be when it is read.
     wanted = json.loads(json.dumps(config))
     for path in sorted(storage.within(storage.join(config["output"], "runs"), "*", "config.json"), reverse=True):
-        earlier = json.loads(storage.read(path))
+        try:
+            earlier = json.loads(storage.read(path))
+        except ValueError:
+            # Damaged: what that run was for can't be told.
+            break
         alike = all(earlier.get(name) == wanted[name] for name in ("inputs", "bundle", "settings", "recaption"))
         if not alike or storage.exists(path.replace("config.json", "_SUCCESS")):
             break

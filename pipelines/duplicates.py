@@ -36,7 +36,7 @@ def marked(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRe
     Only photos of equal size are read, unless listing knew their digests.
     """
     sizes: dict[int, list[PhotoRef]] = collections.defaultdict(list)
-    for ref in sorted(photos, key=lambda ref: (ref.container, ref.block, ref.place, ref.photo)):
+    for ref in photos:
         if ref.size and ref.failure is None:
             sizes[ref.size].append(ref)
         else:

@@ -113,7 +113,9 @@ def _acquire(folder: str, myself: Holder) -> int:
             raise UserError(
                 f"{storage.folder_of(folder)} is in use: {holder} writes to it; wait for its end, or stop it"
             )
-        if storage.create(_path(folder, number + 1, "json"), json.dumps(vars(myself)).encode()):
+        created = storage.create(_path(folder, number + 1, "json"), json.dumps(vars(myself)).encode())
+        # A store may have done it and lost its answer, and then refuse the second attempt.
+        if created or _holder(folder, number + 1) == myself:
             _clean_up(folder, number)
             return number + 1
 

@@ -11,7 +11,6 @@ import glob
 import io
 import os
 import pathlib
-import shutil
 import stat
 import urllib.parse
 import uuid
@@ -359,8 +358,7 @@ def _create_local(path: str, data: bytes) -> bool:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
                 raise
             # A filesystem without links, such as exFAT: the last whole file wins.
-            shutil.copyfile(temporary, f"{temporary}.copy")
-            os.replace(f"{temporary}.copy", path)
+            os.replace(temporary, path)
     return True
 
 

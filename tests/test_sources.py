@@ -514,10 +514,12 @@ def test_damaged_archives_of_a_glob_are_failures(tmp_path):
     (tmp_path / "empty.zip").write_bytes(b"")
     (tmp_path / "broken.tar").write_bytes(b"\xff" * 2000)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1" + bytes(100))
+    for name in ("at.tarifa.jpg", "b.zip.jpg", "c.tfrecord.png"):
+        (tmp_path / name).write_bytes(jpeg(1))
     (tmp_path / "good.tar").write_bytes(make_tar(tmp_path / "x").read_bytes())
     refs, ignored = listed(tmp_path / "*.*")
     assert names([ref for ref in refs if ref.failure], tmp_path) == ["broken.parquet", "broken.tar", "empty.zip"]
-    assert len(refs) == 6 and ignored == [".txt"]
+    assert len(refs) == 9 and ignored == [".txt"]
 
 
 def test_a_glob_follows_each_folder_once(tmp_path):
@@ -577,6 +579,8 @@ def test_odd_entries_of_lists(tmp_path):
         '{"uri": "../.hidden/a.jpg"}',
     ]
     path.write_text("\n".join(lines[1:]))
+    (tmp_path / "other.txt").write_text(str(folder / "a.jpg"))
+    assert len(listed(tmp_path / "other.txt")[0]) == 1
     refs, ignored = listed(path)
     assert names([ref for ref in refs if not ref.failure], folder) == ["a.jpg"] and not ignored
     assert len([ref for ref in refs if ref.failure]) == 3

@@ -1,5 +1,6 @@
 """Tells what an input is, by its bytes."""
 
+import re
 import tarfile
 from collections.abc import Iterator
 
@@ -11,17 +12,13 @@ from pipelines import formats, storage
 from pipelines.sources import compression, lists, records, tables
 from pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, extension_of
 
-FORMATS = ("list", "tar", "zip", "tfrecord", "parquet")
-
 # Among the files of a glob, what is named like these is looked into.
 _NAMES = {
-    ".tar": "tar",
-    ".tgz": "tar",
-    ".tbz2": "tar",
-    ".txz": "tar",
-    ".zip": "zip",
-    ".tfrecord": "tfrecord",
-    ".parquet": "parquet",
+    "tar": re.compile(r"\.(tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$"),
+    "zip": re.compile(r"\.zip$"),
+    # With its number behind it, too: photos.tfrecord-00000-of-00010.
+    "tfrecord": re.compile(r"\.tfrecords?(-\d+-of-\d+)?(\.gz)?$"),
+    "parquet": re.compile(r"\.parquet$"),
 }
 
 
@@ -86,7 +83,7 @@ def kind_in_glob(uri: str, options: ListOptions) -> str | None:
     None for others, and for Parquet without photos, which often lies beside archives.
     """
     name = uri.rpartition("/")[2].lower()
-    by_name = next((kind for part, kind in _NAMES.items() if part in name), None)
+    by_name = next((kind for kind, names in _NAMES.items() if names.search(name)), None)
     if options.format or by_name is None:
         return options.format
     try:
@@ -107,7 +104,7 @@ def _file(uri: str, options: ListOptions) -> str:
     if extension_of(uri) in EXTENSIONS:
         # Broken, then: reading it says in which way.
         return "photo"
-    raise UserError(f"--input: what {uri} is, its bytes don't say; name it with --input-format ({', '.join(FORMATS)})")
+    raise UserError(f"--input: what {uri} is, its bytes don't say; name it with --input-format")
 
 
 def _container(uri: str, options: ListOptions) -> str | None:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -31,6 +32,8 @@ def list_list(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     Raises:
       UserError: it has no column of URIs, or can't be read as what its name says.
     """
+    # What somebody names is not hidden.
+    options = dataclasses.replace(options, hidden=True)
     seen: set[str] = set()
     folder = storage.folder_of(uri)
     with concurrent.futures.ThreadPoolExecutor(_LOOKERS) as lookers:
@@ -41,7 +44,6 @@ def list_list(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
                     yield resolved
                 elif resolved not in seen:
                     seen.add(resolved)
-                    # Folders above a list are nobody's to hide.
                     if ignored := options.passed_over(entry.removeprefix(f"{folder}/")):
                         yield ignored
                     else:

@@ -20,7 +20,6 @@ from pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, 
 
 # Names and attributes are far smaller; an archive that says otherwise would fill the memory.
 _LARGEST_READ = 2**20
-_DAMAGE = (tarfile.TarError, ValueError, *compression.DAMAGE)
 
 
 def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
@@ -39,7 +38,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
                 ref = _ref(uri, version, member, number if is_plain else 0)
                 if member.isfile():
                     places[_normal(member.name)] = ref
-                if ignored := options.passed_over(member.name):
+                if ignored := options.passed_over(_normal(member.name)):
                     yield ignored
                 elif not (is_link or member.isfile()) or not is_photo(
                     member.name, functools.partial(_head, stream, member)
@@ -73,7 +72,7 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
             if last is None or last[0] != ref.place:
                 try:
                     last = ref.place, _content(stream, ref)
-                except _DAMAGE as error:
+                except Exception as error:  # noqa: BLE001 - what one member leads to must cost no other
                     last = ref.place, damage.failure(Stage.READ, error)
             yield last[1]
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pipelines import storage
 from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.photos import PhotoRef
-from pipelines.sources import compression, damage
+from pipelines.sources import damage
 from pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
 
 _ENCRYPTED = 1
-_DAMAGE = (zipfile.BadZipFile, ValueError, RuntimeError, OverflowError, *compression.DAMAGE)
 
 
 def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
@@ -21,7 +20,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     with storage.opened(uri) as file:
         try:
             archive = zipfile.ZipFile(file)
-        except _DAMAGE as error:
+        except Exception as error:  # noqa: BLE001 - it raises nearly anything on broken bytes
             yield PhotoRef(uri, etag=storage.version(uri), failure=damage.failure(Stage.LIST, error))
             return
         for place, member in enumerate(archive.infolist()):
@@ -43,7 +42,7 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
         try:
             archive = zipfile.ZipFile(file)
             directory = archive.infolist()
-        except _DAMAGE as error:
+        except Exception as error:  # noqa: BLE001 - it raises nearly anything on broken bytes
             yield from (damage.failure(Stage.READ, error) for _ in refs)
             return
         for ref in refs:
@@ -60,7 +59,7 @@ def _content(archive: zipfile.ZipFile, directory: list[zipfile.ZipInfo], ref: Ph
             data = file.read(MAX_BYTES + 1)
     except NotImplementedError as error:
         return Failure(Stage.READ, ErrorCode.UNSUPPORTED_FORMAT, f"packed in a way that is not read: {error}")
-    except _DAMAGE as error:
+    except Exception as error:  # noqa: BLE001 - what one member leads to must cost no other
         return damage.failure(Stage.READ, error)
     if len(data) > MAX_BYTES:
         return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"more than {MAX_BYTES} bytes, whatever the archive says")
@@ -81,6 +80,6 @@ def _etag(member: zipfile.ZipInfo) -> str:
 
 
 def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    with contextlib.suppress(NotImplementedError, *_DAMAGE), archive.open(member) as file:
+    with contextlib.suppress(Exception), archive.open(member) as file:
         return file.read(HEAD_BYTES)
     return b""
