@@ -10,8 +10,9 @@ BIN := .venv/bin
 run-local: setup
 	@$(BIN)/beamscribe caption --input "$(INPUT)" --output "$(OUTPUT)"
 
+# By two processes, a file of tests in one of them.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Kills the job's processes at 200 random moments; SEED=2 takes others.
 test-crash: setup

@@ -49,6 +49,7 @@ setuptools.setup(
             "gcp-storage-emulator",
             "mypy",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "types-PyYAML",
             "types-psutil",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
-from jobs import cli
+from jobs import cli, progress
 from model import bundle
-from pipelines import caption, lease, plan
+from pipelines import caption, lease, plan, storage
 from pipelines.caption import CaptionArchive, CaptionOptions
 from pipelines.photos import CAPTION_SCHEMA, CaptionRow, PhotoRef, Shard
 
@@ -419,7 +420,17 @@ def row_of(ref: PhotoRef, sha256: str) -> CaptionRow:
     )
 
 
-def test_too_many_failures_stop_the_job(archive, tmp_path, tiny_bundle, capsys):
+def test_too_many_failures_stop_the_job(archive, tmp_path, tiny_bundle, capsys, monkeypatch):
+    create = storage.create
+
+    def create_slowly(uri: str, data: bytes) -> bool:
+        # Else a fast machine is done before anybody looks.
+        time.sleep(0.3 if uri.endswith(".parquet") else 0)
+        return create(uri, data)
+
+    monkeypatch.setattr(storage, "create", create_slowly)
+    monkeypatch.setattr(progress, "_TERMINAL_INTERVAL", 0.1)
+    monkeypatch.setattr(progress, "_CHECK_INTERVAL", 0.1)
     for number in range(60):
         (archive / f"broken-{number}.jpg").write_bytes(b"text %d" % number)
     output = tmp_path / "out"
