@@ -4,8 +4,11 @@ PYTHON ?= python3
 INPUT ?= samples
 OUTPUT ?= captions
 BIN := .venv/bin
+# Engines and servers, and the one version of Beam that they are built of, too.
+ENGINES := .engines
+BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
-.PHONY: run-local test test-crash lint setup constraints bundle models-table clean
+.PHONY: run-local test test-crash test-engines lint setup constraints bundle models-table prism flink clean
 
 run-local: setup
 	@$(BIN)/beamscribe caption --input "$(INPUT)" --output "$(OUTPUT)"
@@ -17,6 +20,10 @@ test: setup
 # Kills the job's processes at 200 random moments; SEED=2 takes others.
 test-crash: setup
 	@KILLS=200 $(BIN)/python -m pytest tests/test_crash.py
+
+# The engines and servers that run the job beyond one process, each for real, on loopback: needs Go, Java and Maven.
+test-engines: setup prism flink $(ENGINES)/bin/fake-gcs-server
+	@$(BIN)/python -m pytest tests/engines
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -76,5 +83,24 @@ data/images-train/dataset.json data/images-dev/dataset.json: data/images-%/datas
 models-table: setup
 	@$(BIN)/python -m benchmarks.models_table --flickr8k "$(FLICKR8K)"
 
+# Beam's runner for one machine, a binary: `--runner PrismRunner --prism_location .engines/bin/prism`.
+prism: $(ENGINES)/bin/prism
+
+# Flink, Beam's runner for it, and what starts Beam's workers: `python -m jobs.flink.cluster start`.
+flink: $(ENGINES)/flink/runner.jar $(ENGINES)/bin/boot
+
+$(ENGINES)/bin/prism: constraints.txt
+	@GOBIN=$(CURDIR)/$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
+
+$(ENGINES)/bin/boot: constraints.txt
+	@GOBIN=$(CURDIR)/$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/python/container@v$(BEAM)
+	@mv $(ENGINES)/bin/container $@
+
+$(ENGINES)/bin/fake-gcs-server:
+	@GOBIN=$(CURDIR)/$(ENGINES)/bin go install github.com/fsouza/fake-gcs-server@v1.56.1
+
+$(ENGINES)/flink/runner.jar: jobs/flink/pom.xml
+	@mvn --quiet --batch-mode --file jobs/flink/pom.xml package -DoutputDirectory=$(CURDIR)/$(ENGINES)/flink
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build *.egg-info $(ENGINES)
