@@ -171,7 +171,7 @@ def _milliseconds(work: Callable[[], Any], photos: int) -> float:
 def _photos(images: Path) -> list[Path]:
     from pipelines import listing
 
-    return [Path(ref.photo) for ref in listing.list_photos(str(images))]
+    return [Path(ref.photo) for ref in listing.list_photos([str(images)])]
 
 
 def _output(command: list[str]) -> Any:
