@@ -4,11 +4,12 @@ PYTHON ?= python3
 INPUT ?= samples
 OUTPUT ?= captions
 BIN := .venv/bin
+FLICKR8K ?= flickr8k
 # Engines and servers, and the one version of Beam that they are built of, too.
 ENGINES := .engines
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
-.PHONY: run-local test test-crash test-engines lint setup constraints bundle models-table prism flink clean
+.PHONY: run-local test test-crash test-engines lint setup constraints bundle models-table prism flink dataflow-template clean
 
 run-local: setup
 	@$(BIN)/beamscribe caption --input "$(INPUT)" --output "$(OUTPUT)"
@@ -22,8 +23,9 @@ test-crash: setup
 	@KILLS=200 $(BIN)/python -m pytest tests/test_crash.py
 
 # The engines and servers that run the job beyond one process, each for real, on loopback: needs Go, Java and Maven.
+# With the photos of FLICKR8K, or where there are none with crops of the samples.
 test-engines: setup prism flink $(ENGINES)/bin/fake-gcs-server
-	@$(BIN)/python -m pytest tests/engines
+	@BEAMSCRIBE_PHOTOS="$(wildcard $(FLICKR8K)/images)" $(BIN)/python -m pytest tests/engines
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -51,7 +53,6 @@ constraints:
 		--all-extras --upgrade --output-file constraints.txt setup.py
 
 # Makes the bundled model again from a folder with Flickr8k: its images, captions.txt and the official splits.
-FLICKR8K ?= flickr8k
 PHOTOS := --images "$(FLICKR8K)/images" --captions "$(FLICKR8K)/captions.txt"
 
 bundle: data/bundle
@@ -101,6 +102,10 @@ $(ENGINES)/bin/fake-gcs-server:
 
 $(ENGINES)/flink/runner.jar: jobs/flink/pom.xml
 	@mvn --quiet --batch-mode --file jobs/flink/pom.xml package -DoutputDirectory=$(CURDIR)/$(ENGINES)/flink
+
+# The Flex Template of Dataflow, docs/dataflow.md. REPOSITORY is one of Artifact Registry: europe-docker.pkg.dev/….
+dataflow-template: setup
+	@$(BIN)/python jobs/dataflow/template.py --repository "$(REPOSITORY)"
 
 clean:
 	rm -rf .venv build *.egg-info $(ENGINES)

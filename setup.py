@@ -12,7 +12,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=["jobs", "model", "model.decoders", "pipelines"],
+    packages=["jobs", "model", "model.decoders", "pipelines", "pipelines.sources"],
     package_data={
         "model": ["recipes/*", "weights/*", "default_bundle/**/*"],
         "pipelines": ["*.html"],
@@ -21,6 +21,7 @@ setuptools.setup(
     # Ranges; the one set of versions that is tested is in constraints.txt.
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
+        "filelock>=3.16",
         "google-api-core>=2.20",
         "google-cloud-storage>=3",
         "google-crc32c>=1.6",

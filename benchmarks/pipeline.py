@@ -4,21 +4,24 @@ Prints, for a folder of photos:
   speed: photos/s of `beamscribe caption`, start-up left out, over photos/s of the bare exported model,
     fed ready decoded batches in one process; the model is measured before and after, and averaged;
   memory: peak of the job with all photos over that with a tenth of them;
+  device: share of the time in which the GPU was busy, where `nvidia-smi` sees one;
   parts: milliseconds a photo of each part by itself, in one process.
 
     python -m benchmarks.pipeline --images flickr8k/images
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,8 @@ def main() -> None:
     photos = len(list(_photos(options.images)))
     with tempfile.TemporaryDirectory() as scratch:
         before = _output([*measure, "--only", "model"])
-        speed, memory = caption(options.images, folder, Path(scratch) / "all")
+        with _gpu_use() as use:
+            speed, memory = caption(options.images, folder, Path(scratch) / "all")
         after = _output([*measure, "--only", "model"])
         _, little = caption(options.images, folder, Path(scratch) / "some", "--limit", str(photos // 10))
     model = (before + after) / 2
@@ -58,21 +62,34 @@ def main() -> None:
         f"({before:.1f} before, {after:.1f} after)  ratio {speed / model:.3f}"
     )
     print(f"memory  {memory:.0f} MB with all, {little:.0f} MB with {photos // 10} photos  ratio {memory / little:.3f}")
+    if use:
+        print(f"device  busy {sum(use) / len(use):.0f} % of the whole job, {max(use):.0f} % at most in a second")
     for name, milliseconds in _output([*measure, "--only", "parts"]).items():
         print(f"parts   {name:8} {milliseconds:6.2f} ms a photo")
 
 
-def caption(images: Path, bundle: Path, output: Path, *more: str) -> tuple[float, float]:
-    """Runs the job; returns its photos/s without start-up, and the peak memory of its processes, MB."""
+def caption(
+    images: Path, bundle: Path, output: Path, *more: str, beside: Sequence[psutil.Process] = ()
+) -> tuple[float, float]:
+    """Runs the job.
+
+    Args:
+      images, bundle, output: its inputs, its model, its output.
+      more: further options.
+      beside: processes that run for it and that it does not start.
+
+    Returns:
+      Its photos/s without start-up, and the peak memory of its processes, MB.
+    """
     command = [sys.executable, "-m", "jobs.cli", "caption", "--input", images, "--output", output, "--bundle", bundle]
     with subprocess.Popen([*map(str, command), *more], stdout=subprocess.DEVNULL) as process:
-        peak = _Peak(process.pid)
+        peak = Peak([psutil.Process(process.pid), *beside])
         if process.wait():
             sys.exit(f"captioning failed with {process.returncode}")
-    return _steady_speed(output), peak.stop()
+    return steady_speed(output), peak.stop()
 
 
-def _steady_speed(output: Path) -> float:
+def steady_speed(output: Path) -> float:
     """Photos/s from the first batch, when all is loaded, to the last commit."""
     import pyarrow.dataset as ds
 
@@ -83,15 +100,16 @@ def _steady_speed(output: Path) -> float:
     return (len(times) - BATCH_SIZE) / (last - first).total_seconds()
 
 
-class _Peak:
-    """Watches the memory that a process and its children use together, MB."""
+class Peak:
+    """Watches the memory that processes and their children use together, MB."""
 
-    def __init__(self, pid: int):
-        self._process, self._peak, self._ended = psutil.Process(pid), 0.0, threading.Event()
+    def __init__(self, processes: Sequence[psutil.Process]):
+        self._processes, self._peak, self._ended = processes, 0.0, threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
     def stop(self) -> float:
+        """The most that it saw."""
         self._ended.set()
         self._thread.join()
         return self._peak
@@ -100,11 +118,26 @@ class _Peak:
         while not self._ended.wait(0.25):
             total = 0
             try:
-                for process in [self._process, *self._process.children(recursive=True)]:
-                    total += process.memory_info().rss
+                for parent in self._processes:
+                    total += sum(p.memory_info().rss for p in [parent, *parent.children(recursive=True)])
             except psutil.NoSuchProcess:
                 continue
             self._peak = max(self._peak, total / 2**20)
+
+
+@contextlib.contextmanager
+def _gpu_use() -> Iterator[list[float]]:
+    """Collects the use of the GPUs second by second, %; nothing where there is none."""
+    use: list[float] = []
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        yield use
+        return
+    query = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1"]
+    with subprocess.Popen(query, stdout=subprocess.PIPE, text=True) as process:
+        yield use
+        process.terminate()
+        use += [float(line) for line in process.stdout or () if line.strip().isdigit()]
 
 
 def bare_model(images: Path, folder: Path) -> float:

@@ -11,11 +11,17 @@ from typing import Any
 import apache_beam as beam
 import grpc
 import psutil
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PrismRunnerOptions,
+    StandardOptions,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from jobs import flink_runner
 from model.errors import UserError
 from pipelines import worker_process
 
@@ -31,7 +37,9 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     """
     options = PipelineOptions(list(arguments))
     known = options.get_all_options(retain_unknown_options=False)
-    unknown = [a for a in arguments if a.startswith("--") and a[2:].split("=")[0].removeprefix("no_") not in known]
+    given = {a: a[2:].split("=")[0] for a in arguments if a.startswith("--")}
+    # Beam has `--no_auth`, and for what is true by default `--no_…`.
+    unknown = [a for a, name in given.items() if not {name, name.removeprefix("no_")} & known.keys()]
     if unknown:
         raise UserError(f"unknown option {unknown[0]}: neither this command nor Beam has it; see --help")
     for before, argument in zip(["", *arguments], arguments, strict=False):
@@ -45,6 +53,11 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     except (ValueError, ImportError, AttributeError):
         runners = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
         raise UserError(f"--runner {standard.runner}: Beam has no such runner; it has {runners}") from None
+    prism = options.view_as(PrismRunnerOptions).prism_location
+    if standard.runner == "PrismRunner" and prism and not prism.startswith("http") and not os.path.isfile(prism):
+        raise UserError(f"--prism_location: there is no {prism}; build it with `make prism`")
+    if standard.runner == "FlinkRunner":
+        flink_runner.complete(options)
     return options
 
 

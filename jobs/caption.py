@@ -15,10 +15,9 @@ import shutil
 import sys
 import traceback
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import history, input_options, search_options
+from jobs import history, input_options, remote_jobs, search_options
 
 if TYPE_CHECKING:
     from jobs.progress import Limit
@@ -33,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
     input_options.add_arguments(parser, required=True)
     parser.add_argument("--output", required=True, help="folder that holds the captions of all runs; local or gs://")
-    parser.add_argument("--bundle", metavar="DIR", help="model bundle; the one in the package by default")
+    parser.add_argument(
+        "--bundle", metavar="DIR", help="model bundle, local or gs://; the one in the package by default"
+    )
     search_options.add_arguments(parser)
     parser.add_argument(
         "--alternatives", type=_whole, default=0, metavar="N", help="second-best captions to write, too (0)"
@@ -71,26 +72,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read and caption each photo, even if another one has the same bytes",
     )
     parser.add_argument("--export", choices=("tfrecord", "jsonl"), help="write this format beside Parquet")
+    parser.add_argument(
+        "--gpu",
+        metavar="GPU[:MACHINE]",
+        help="with --runner DataflowRunner: the GPU of the workers that caption, such as nvidia-l4",
+    )
 
 
 def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     """Captions an archive and says what came of it."""
-    from jobs import beam_runner
+    from jobs import beam_runner, dataflow_runner
     from model.errors import UserError
-    from pipelines import lease, report, stopping
+    from pipelines import lease, plan, report, stopping, storage
 
     beam_options = beam_runner.pipeline_options(beam_arguments)
     caption_options, config = _validated(options, beam_options)
-    folder = caption_options.folder
+    folder, job = caption_options.folder, remote_jobs.describe(caption_options.run, beam_options)
     started = datetime.datetime.now(datetime.UTC)
+    if place := dataflow_runner.template(beam_options):
+        if options.max_failures:
+            raise UserError("--max-failures: nobody counts while a template's job runs; leave it out")
+        return _write_template(place, caption_options, beam_options, {**config, "started_at": started.isoformat()})
     try:
-        with lease.hold(caption_options.output, f"run {caption_options.run}", lambda why: stopping.stop(folder, why)):
+        with lease.hold(
+            caption_options.output,
+            f"run {caption_options.run}",
+            lambda why: stopping.stop(folder, why),
+            job,
+            remote_jobs.is_running,
+        ):
+            history.stop_earlier(caption_options.output)
             caption_options = dataclasses.replace(caption_options, since=history.unfinished_since(config))
             _write_config(caption_options, {**config, "started_at": started.isoformat()})
+            if console := dataflow_runner.console(beam_options):
+                print(f"job:     {console}", file=sys.stderr)
             _run_job(caption_options, beam_options, options.max_failures)
+            if not storage.exists(plan.path_of(folder)):
+                raise UserError("the job ended and has listed nothing; see what the runner's own log says of it")
             result = report.collect(caption_options.output, caption_options.run, datetime.datetime.now(datetime.UTC))
             report.write(result, caption_options.output)
             stopped = stopping.reason(folder)
+    except KeyboardInterrupt:
+        if job:
+            # It goes on without this process.
+            stopping.stop(folder, "its launcher was interrupted")
+        raise
     except OSError as error:
         raise UserError(f"--output: can't write to {caption_options.output}: {error.strerror or error}") from None
     _print_summary(result, caption_options)
@@ -116,19 +142,38 @@ def _run_job(options: "CaptionOptions", beam_options: Any, max_failures: "Limit 
         raise UserError(f"the job stopped: {reason}; what is committed stays, run it again to go on{log}") from None
 
 
+def _write_template(place: str, options: "CaptionOptions", beam_options: Any, config: dict[str, Any]) -> int:
+    """Writes the job to be run later, or by others; the output is left as it is."""
+    from jobs import beam_runner
+    from jobs.dataflow_runner import Unattended
+    from model.errors import UserError
+    from pipelines import lease
+    from pipelines.caption import CaptionArchive
+
+    if holder := lease.holder_of(options.output, remote_jobs.is_running):
+        raise UserError(f"{options.output} is in use: {holder} writes to it; wait for its end, or stop it")
+    options = dataclasses.replace(options, since=history.unfinished_since(config))
+    try:
+        beam_runner.run(Unattended(CaptionArchive(options), config), beam_options)
+    except Exception as error:  # noqa: BLE001 - runners raise their own kinds
+        raise UserError(f"--template_location: can't write {place}: {beam_runner.reason(error)}") from None
+    print(f"template: {place}")
+    print(f"report:   {options.folder}/report.html, when it has run")
+    return 0
+
+
 def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[CaptionOptions, dict[str, Any]]":
     """The job's options, and what `config.json` says of them; raises `UserError`."""
     from apache_beam.options.pipeline_options import StandardOptions
 
-    from jobs import beam_runner
-    from model import bundle
+    from jobs import beam_runner, dataflow_runner
     from model.errors import UserError
-    from pipelines import storage
+    from pipelines import bundles, storage
     from pipelines.caption import CaptionOptions
     from pipelines.decoding import MAX_PIXELS
 
-    folder = Path(options.bundle) if options.bundle else bundle.DEFAULT
-    model = bundle.describe(folder)
+    bundle = bundles.located(options.bundle)
+    model = bundles.described(bundle)
     settings = search_options.chosen(options, model)
     if options.alternatives >= settings.beam_width and not settings.top_p:
         raise UserError(
@@ -144,7 +189,7 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
         inputs=inputs,
         output=output,
         run=f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
-        bundle=str(folder.absolute()),
+        bundle=bundle,
         model=model.fingerprint,
         settings=settings,
         alternatives=options.alternatives,
@@ -157,7 +202,9 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
         deduplicate=options.deduplicate,
         recaption=frozenset(options.recaption),
         export=options.export,
+        accelerator=dataflow_runner.accelerator(options.gpu, beam_options),
     )
+    dataflow_runner.fill(beam_options, caption_options)
     config = {
         "run": caption_options.run,
         "inputs": inputs,
@@ -217,6 +264,8 @@ def _print_summary(result: "Report", options: "CaptionOptions") -> None:
         print(f"  {code}: {count}")
     if result.duplicates:
         print(f"not read, since others have the same bytes: {result.duplicates}")
+    if result.retries:
+        print(f"requests to stores that failed and were made again: {result.retries}")
     if result.ignored:
         kinds = (f"{count} {kind or 'without an extension'}" for kind, count in result.ignored.items())
         print(f"passed over: {', '.join(kinds)}")

@@ -23,14 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Folds the runs and says what came of it."""
-    from jobs import output_folder
+    from jobs import output_folder, remote_jobs
     from model.errors import UserError
     from pipelines import compaction, lease
 
     output = output_folder.checked(options.output)
+    lost: list[str] = []
     try:
-        with lease.hold(output, "compact"):
-            outcome = compaction.compact(output)
+        with lease.hold(output, "compact", lost.append, is_running=remote_jobs.is_running):
+            outcome = compaction.compact(output, lost)
     except OSError as error:
         raise UserError(f"can't fold {output}: {error.strerror or error}; run it again to go on") from None
     if outcome.left_over:

@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 
 from jobs import search_options
 
@@ -17,7 +16,9 @@ EXAMPLE = """beamscribe evaluate --images flickr8k/images --captions flickr8k/ca
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="model bundle; the one in the package by default")
+    parser.add_argument(
+        "--bundle", metavar="DIR", help="model bundle, local or gs://; the one in the package by default"
+    )
     parser.add_argument("--images", metavar="DIR", help="folder of the photos")
     parser.add_argument("--captions", required=True, metavar="FILE", help="captions.txt or Flickr8k.token.txt")
     parser.add_argument("--split", required=True, metavar="FILE", help="file names of the photos to score, one a line")
@@ -65,16 +66,17 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
 
     from model import bundle
     from model.errors import UserError
-    from pipelines import storage
+    from pipelines import bundles, storage
     from pipelines.failures import Failure
     from pipelines.inference import PhotoStream, infer
     from pipelines.photos import PhotoRef, Shard
 
-    folder = options.bundle or bundle.DEFAULT
-    settings = search_options.chosen(options, bundle.describe(folder))
+    located = bundles.located(options.bundle)
+    described = bundles.described(located)
+    settings = search_options.chosen(options, described)
     if not os.path.isdir(options.images):
         raise UserError(f"--images: no folder {options.images}")
-    model = bundle.CaptionModel(folder)
+    model = bundle.CaptionModel(bundles.fetched(located, described.fingerprint))
     refs = tuple(PhotoRef(storage.join(options.images, photo), etag="") for photo in photos)
     stream = PhotoStream(Shard(0, refs)).decoded(model.image_size)
 

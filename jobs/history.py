@@ -29,3 +29,13 @@ def unfinished_since(config: dict[str, Any]) -> datetime.datetime | None:
             break
         since = datetime.datetime.fromisoformat(earlier["started_at"])
     return since
+
+
+def stop_earlier(output: str) -> None:
+    """Stops what may still be left of runs whose launcher is gone: workers on other machines, that nobody waits for."""
+    from pipelines import stopping, storage
+
+    files = [path.rpartition("/")[::2] for path in storage.within(storage.join(output, "runs"), "*", "*.json")]
+    ended = {folder for folder, name in files if name in ("report.json", "stop.json", "compaction.json")}
+    for folder in {folder for folder, name in files if name == "config.json"} - ended:
+        stopping.stop(folder, "a later run took over")

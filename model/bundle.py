@@ -1,10 +1,13 @@
 """The model bundle: the one folder that a captioning worker loads. Written by training, read by workers."""
 
+import contextlib
 import hashlib
 import json
+import logging
 import shutil
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +20,16 @@ from model.vocabulary import Vocabulary
 
 DEFAULT = Path(__file__).parent / "default_bundle"
 
-_DESCRIPTION = "bundle.json"
+DESCRIPTION = "bundle.json"
 VOCABULARY = "vocabulary.txt"
 # What the captions depend on, and so the fingerprint: not the figures, nor the card.
 _FINGERPRINTED = ("saved_model", "recipe.yaml", VOCABULARY)
+
+
+# On a GPU, batches have this many photos, twice as many, four times as many and so on.
+SMALLEST_BATCH = 8
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class CaptionSettings(NamedTuple):
@@ -86,17 +95,30 @@ class CaptionModel:
     Attributes:
       image_size: height and width of the photos that it takes, pixels.
       longest: most words that a caption can have.
+
+    Args:
+      folder: of the bundle.
+      on_gpu: whether to do what pays on GPUs; None for where TensorFlow sees one.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, on_gpu: bool | None = None):
         with quiet_imports():
             import tensorflow as tf
 
         description = describe(folder)
         self.image_size, self.longest = description.image_size, description.longest
         self._tensorflow = tf
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            # Else the first model takes all memory. Where the GPU is in use already it is too late to say so.
+            with contextlib.suppress(RuntimeError):
+                tf.config.experimental.set_memory_growth(gpu, True)
         # The signatures live only as long as the object that was loaded.
         self._loaded = tf.saved_model.load(str(folder / "saved_model"))
+        self._on_gpu = bool(gpus) if on_gpu is None else on_gpu
+        self._compiled_encoder = self._compile_encoder() if self._on_gpu else None
+        # A GPU's memory is for one batch, however many shards a worker has in hand.
+        self._turn: Any = threading.Lock() if self._on_gpu else contextlib.nullcontext()
 
     def caption(
         self, images: np.ndarray, settings: CaptionSettings, uniforms: np.ndarray | None = None
@@ -113,7 +135,14 @@ class CaptionModel:
           Captions `[batch, beam_width]`, or `[batch, captions]` where they are drawn, str, best first, and their mean
           log-probability a token, float32, nats.
         """
-        return self._call("", settings, uniforms, images=images)
+        photos, images, uniforms = len(images), self._filled_up(images), self._filled_up(uniforms)
+        with self._turn:
+            if self._compiled_encoder:
+                features = self._compiled_encoder(self._tensorflow.constant(images))
+                captions, scores = self._call("_features", settings, uniforms, features=features)
+            else:
+                captions, scores = self._call("", settings, uniforms, images=images)
+        return captions[:photos], scores[:photos]
 
     def caption_features(
         self, features: np.ndarray, settings: CaptionSettings, uniforms: np.ndarray | None = None
@@ -130,8 +159,30 @@ class CaptionModel:
         """The encoder's features `[batch, height, width, channels]`, float16, of photos as `caption` takes them."""
         return self._loaded.signatures["features"](images=self._tensorflow.constant(images))["features"].numpy()
 
+    def _compile_encoder(self) -> Callable[[Any], Any] | None:
+        """The encoder, compiled by XLA; None where that does not work, for which the uncompiled one does.
+
+        The decoder can't be compiled: the beam width, an input, shapes what its loop computes.
+        """
+        signature = self._loaded.signatures["features"]
+        encode = self._tensorflow.function(lambda images: signature(images=images)["features"], jit_compile=True)
+        try:
+            encode(self._tensorflow.zeros((SMALLEST_BATCH, self.image_size, self.image_size, 3), "uint8"))
+        except Exception as error:  # noqa: BLE001 - of the compiler, of the driver, of libraries that are missing
+            reason = " ".join(str(error).split())
+            _LOGGER.warning("XLA can't compile the encoder, which now runs without it: %s", reason)
+            return None
+        return encode
+
+    def _filled_up(self, batch: Any) -> Any:
+        """On a GPU a batch of the next size of a few, so that short ones compile and tune nothing anew."""
+        if batch is None or not self._on_gpu:
+            return batch
+        size = max(SMALLEST_BATCH, 1 << (len(batch) - 1).bit_length())
+        return np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])
+
     def _call(
-        self, suffix: str, settings: CaptionSettings, uniforms: np.ndarray | None, **inputs: np.ndarray
+        self, suffix: str, settings: CaptionSettings, uniforms: np.ndarray | None, **inputs: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         signature = self._loaded.signatures[("sample" if settings.top_p else "caption") + suffix]
         given = {**inputs, **settings._asdict(), "uniforms": uniforms}
@@ -164,7 +215,7 @@ def draws(names: Sequence[str], settings: CaptionSettings, captions: int, longes
 
 def is_bundle(path: str) -> bool:
     """Whether a path is that of a bundle's folder."""
-    return (Path(path) / _DESCRIPTION).is_file()
+    return (Path(path) / DESCRIPTION).is_file()
 
 
 def restore(folder: Path, encoder: Any = None, decoder: Any = None) -> None:
@@ -186,15 +237,25 @@ def describe(folder: Path) -> Description:
       UserError: it is no bundle, or a file of it is missing or changed.
     """
     try:
-        fields = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        description = Description(**{**fields, "settings": CaptionSettings(**fields["settings"])})
+        description = parse((folder / DESCRIPTION).read_bytes(), str(folder))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is not a model bundle: it has no {_DESCRIPTION}") from None
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{folder / _DESCRIPTION} is damaged; get the bundle again") from None
+        raise UserError(f"{folder} is not a model bundle: it has no {DESCRIPTION}") from None
     if _fingerprint(folder) != description.fingerprint:
         raise UserError(f"the bundle {folder} is damaged: its files are not those that it was made of; get it again")
     return description
+
+
+def parse(data: bytes, folder: str) -> Description:
+    """Reads the content of `bundle.json`, which lies in a folder.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        fields = json.loads(data)
+        return Description(**{**fields, "settings": CaptionSettings(**fields["settings"])})
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{folder}/{DESCRIPTION} is damaged; get the bundle again") from None
 
 
 def _fingerprint(folder: Path) -> str:
@@ -245,7 +306,7 @@ class BundleWriter:
             settings=CaptionSettings(**recipe.search.model_dump()),
         )
         fields = {**description._asdict(), "settings": description.settings._asdict()}
-        self._write_json(_DESCRIPTION, fields)
+        self._write_json(DESCRIPTION, fields)
 
     def add_metrics(self, metrics: dict[str, Any], card: str) -> None:
         """Writes how well the model does, and its card."""

@@ -3,8 +3,9 @@
 import dataclasses
 import datetime
 import io
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -14,7 +15,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.pvalue import AsIter
 
 from model.bundle import CaptionModel, CaptionSettings, draws
-from pipelines import plan, stopping, storage
+from pipelines import bundles, plan, retries, stopping, storage
 from pipelines.decode_pool import Photo, ReadOptions
 from pipelines.decoding import MAX_PIXELS
 from pipelines.export import ExportMissing
@@ -25,6 +26,8 @@ from pipelines.listing import ListPhotos
 from pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, Shard, ShardResult, caption_table
 from pipelines.plan import PlannedShard, PlanShards
 from pipelines.sources.base import ListOptions
+
+_LOGGER = logging.getLogger(__name__)
 
 # So many photos that can't be read, before any other of a shard, raise the question whether their store is there.
 FAILURES_IN_A_ROW = 16
@@ -38,7 +41,7 @@ class CaptionOptions:
       inputs: folders, globs, photos, lists and archives.
       output: the folder that holds the captions of all runs.
       run: id of this run.
-      bundle: folder of the model bundle.
+      bundle: folder of the model bundle, local or remote; empty for the one in the package.
       model: its fingerprint.
       settings: how captions are searched for or drawn.
       alternatives: how many to write beside the best caption.
@@ -52,6 +55,7 @@ class CaptionOptions:
       recaption: what is done again though it is in the ledger: see `ledger.DoneRule`.
       since: rows from then on count as done whatever `recaption` says; None where there is no such time.
       export: another format to write beside Parquet: `tfrecord`, `jsonl` or None.
+      accelerator: resource hint of the step that runs the model; None for none.
     """
 
     inputs: tuple[str, ...]
@@ -71,6 +75,12 @@ class CaptionOptions:
     recaption: frozenset[str] = frozenset()
     since: datetime.datetime | None = None
     export: str | None = None
+    accelerator: str | None = None
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """What the step that runs the model asks of its workers, beyond what the others need."""
+        return {"accelerator": self.accelerator} if self.accelerator else {}
 
     @property
     def folder(self) -> str:
@@ -119,7 +129,8 @@ class CaptionArchive(beam.PTransform):
             )
             | "Reshuffle" >> beam.Reshuffle()
             | "OpenShard" >> beam.FlatMap(open_shard, options).with_output_types(PhotoStream)
-            | "CaptionShards" >> RunInference(CaptionHandler(options).with_no_batching())
+            | "CaptionShards"
+            >> RunInference(CaptionHandler(options).with_no_batching()).with_resource_hints(**options.hints)
             | "CommitShard" >> beam.Map(commit, options)
         )
         if options.export:
@@ -141,7 +152,8 @@ class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
 
     def load_model(self) -> CaptionModel:
         """Loads the bundle, once a process."""
-        return CaptionModel(Path(self._options.bundle))
+        _LOGGER.info("process %d loads the model", os.getpid())
+        return CaptionModel(bundles.fetched(self._options.bundle, self._options.model))
 
     def get_num_bytes(self, batch: Sequence[PhotoStream]) -> int:
         """Nothing: the default would pickle the shard only to measure it."""
@@ -149,6 +161,7 @@ class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
 
     def run_inference(self, batch: Any, model: CaptionModel, inference_args=None) -> Iterable[ShardResult]:
         """Reads, decodes and captions one shard."""
+        _LOGGER.info("process %d captions shard %d", os.getpid(), batch.shard.index)
 
         def caption(images: np.ndarray, photos: list[str]) -> list[list[Alternative]]:
             settings = self._options.settings
@@ -167,7 +180,8 @@ class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
                 row(photo, result, self._options) for photo, result in infer(photos, caption, self._options.batch_size)
             ]
 
-        yield ShardResult(batch.shard.index, tuple(with_duplicates(batch.shard, rows_of)))
+        rows = tuple(with_duplicates(batch.shard, rows_of))
+        yield ShardResult(batch.shard.index, rows, retries.take())
 
 
 def check_store(photos: Iterable[Photo], options: CaptionOptions) -> Iterator[Photo]:
@@ -220,13 +234,14 @@ def with_duplicates(shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]]) 
     """
     rows = rows_of(shard)
     yield from rows
-    found = {(of.photo, of.sha256): of for of in rows}
+    found = {of.photo: of for of in rows}
     alone = []
     for ref in shard.photos:
         if not ref.same_as:
             continue
-        original = found.get((ref.same_as, ref.sha256))
-        if original:
+        original = found.get(ref.same_as)
+        # Where it is the MD5 that is known to be the same, reading the original has checked that.
+        if original and original.sha256 and original.sha256 == (ref.sha256 or original.sha256):
             yield dataclasses.replace(original, photo=ref.photo, etag=ref.etag)
         else:
             alone.append(ref._replace(same_as=""))
@@ -275,6 +290,6 @@ def commit(result: ShardResult, options: CaptionOptions) -> str:
     """Writes a shard's rows, whole or not at all, and returns the file. The first commit stands."""
     path = commit_path(options.output, options.run, result.index)
     buffer = io.BytesIO()
-    pq.write_table(caption_table(result.rows), buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(caption_table(result.rows, result.retries), buffer, compression="zstd", write_page_checksum=True)
     storage.create(path, buffer.getvalue())
     return path

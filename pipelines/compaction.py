@@ -96,11 +96,12 @@ class Outcome(NamedTuple):
     left_over: int
 
 
-def compact(output: str) -> Outcome:
+def compact(output: str, lost: Sequence[str] = ()) -> Outcome:
     """Folds all runs of an output folder into one; no other job may write to the folder meanwhile.
 
     Args:
       output: the folder that holds the captions of all runs.
+      lost: why the folder is no longer this job's, as soon as that is so: nothing that it wrote counts, then.
 
     Raises:
       UserError: a file is damaged; nothing was deleted.
@@ -116,7 +117,7 @@ def compact(output: str) -> Outcome:
         return Outcome(None, left_over)
     # Also those that have no file: they had nothing to do, or their files are lost.
     runs = {*map(rows.run_of, files), *rows.finished_runs(output), *(record.run for record in known)}
-    folded = _fold(output, files, tuple(sorted(runs)))
+    folded = _fold(output, files, tuple(sorted(runs)), lost)
     _replace_files(output, folded, files)
     return Outcome(folded, left_over)
 
@@ -168,7 +169,7 @@ def _finish(output: str, record: Compaction, files: Iterable[str]) -> int:
     return len(left)
 
 
-def _fold(output: str, files: Sequence[str], runs: tuple[str, ...]) -> Compaction:
+def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequence[str]) -> Compaction:
     """Writes the new files, reads them back, and commits them."""
     now = datetime.datetime.now(datetime.UTC)
     run = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}-compacted"
@@ -188,7 +189,7 @@ def _fold(output: str, files: Sequence[str], runs: tuple[str, ...]) -> Compactio
     record = Compaction(
         run, datetime.datetime.now(datetime.UTC), runs, count, f"{digest:016x}", tuple(sources), results
     )
-    problem = _problem(output, record)
+    problem = _problem(output, record) or next(iter(lost), None)
     if problem:
         # A copy that must not be taken for the rows.
         _delete(storage.join(output, file.file) for file in results)

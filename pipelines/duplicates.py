@@ -33,18 +33,20 @@ def by_size(photos: Iterable[PhotoRef]) -> Iterator[tuple[int, tuple[PhotoRef, .
 def marked(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRef]:
     """The photos of a part, each that has the bytes of another one marked `same_as` that one.
 
-    Only photos of equal size are read, unless listing knew their digests.
+    Only photos of equal size are read, unless listing knew their digests. Those whose MD5 it knew are compared with
+    each other only.
     """
-    sizes: dict[int, list[PhotoRef]] = collections.defaultdict(list)
+    sizes: dict[tuple[int, bool], list[PhotoRef]] = collections.defaultdict(list)
     for ref in photos:
         if ref.size and ref.failure is None:
-            sizes[ref.size].append(ref)
+            sizes[ref.size, bool(ref.md5)].append(ref)
         else:
             yield ref
     alike = {size: _alike(refs) for size, refs in sizes.items()}
     first: dict[str, PhotoRef] = {}
     for ref in _with_digests(itertools.chain.from_iterable(alike.values()), options):
-        original = first.setdefault(ref.sha256, ref) if ref.sha256 else ref
+        digest = ref.sha256 or ref.md5
+        original = first.setdefault(digest, ref) if digest else ref
         yield ref if original is ref else ref._replace(same_as=original.photo)
     for size, refs in sizes.items():
         yield from (ref for ref in refs if ref not in alike[size])
@@ -67,10 +69,10 @@ def _with_digests(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[
     """The photos with their digests; one that can't be read stays without, and is read again in its turn."""
     ordered = sorted(photos, key=lambda ref: (ref.container, ref.block, ref.place, ref.photo))
     for container, refs in reading.by_container(ordered):
-        unknown = [ref for ref in refs if not ref.sha256]
+        unknown = [ref for ref in refs if not (ref.sha256 or ref.md5)]
         digests = map(_digest, reading.read_members(unknown, options)) if container else _of_files(unknown)
         for ref in refs:
-            yield ref if ref.sha256 else ref._replace(sha256=next(digests))
+            yield ref if ref.sha256 or ref.md5 else ref._replace(sha256=next(digests))
 
 
 def _of_files(refs: Sequence[PhotoRef]) -> Iterator[str]:

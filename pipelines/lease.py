@@ -25,6 +25,9 @@ BEAT = 5.0
 DEAD = 20.0
 _LOOK = 0.5
 
+# Whether a runner has a job that has not ended.
+IsRunning = Callable[[dict[str, str]], bool]
+
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
@@ -36,6 +39,7 @@ class Holder:
       machine: tells apart machines of one name, a machine's starts, and what containers on it see of processes.
       pid: of the process.
       started: when the process began, seconds since 1970: process ids are used again.
+      job: of a runner that goes on where the process has ended: its name, and where to ask for it.
     """
 
     purpose: str
@@ -43,11 +47,12 @@ class Holder:
     machine: str
     pid: int
     started: float
+    job: dict[str, str] | None = None
 
     @classmethod
-    def myself(cls, purpose: str) -> "Holder":
+    def myself(cls, purpose: str, job: dict[str, str] | None = None) -> "Holder":
         """This process."""
-        return cls(purpose, socket.gethostname(), _machine(), os.getpid(), psutil.Process().create_time())
+        return cls(purpose, socket.gethostname(), _machine(), os.getpid(), psutil.Process().create_time(), job)
 
     def has_died(self) -> bool | None:
         """Whether the process is gone; None where it can't be seen from here."""
@@ -62,24 +67,33 @@ class Holder:
             return True
 
     def __str__(self) -> str:
-        return f"{self.purpose} (process {self.pid} on {self.host})"
+        job = f"; job {self.job['name']} on {self.job['runner']}" if self.job else ""
+        return f"{self.purpose} (process {self.pid} on {self.host}{job})"
 
 
 @contextlib.contextmanager
-def hold(output: str, purpose: str, lost: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def hold(
+    output: str,
+    purpose: str,
+    lost: Callable[[str], None] = lambda _: None,
+    job: dict[str, str] | None = None,
+    is_running: IsRunning = lambda _: False,
+) -> Iterator[None]:
     """Holds the lease of an output folder.
 
     Args:
       output: the folder that holds the captions of all runs.
       purpose: what for, to be shown to others.
       lost: called, from a thread, with a reason, where another took the lease since this process seemed dead to it.
+      job: what this process starts on a runner that goes on without it: the lease outlives the process, then.
+      is_running: asks a job's runner for it.
 
     Raises:
       UserError: another job holds it.
       OSError: the folder can't be written to.
     """
     folder = storage.join(output, "leases")
-    number = _acquire(folder, Holder.myself(purpose))
+    number = _acquire(folder, Holder.myself(purpose, job), is_running)
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(folder, number, ended, lost), name="lease", daemon=True)
     beating.start()
@@ -90,18 +104,19 @@ def hold(output: str, purpose: str, lost: Callable[[str], None] = lambda _: None
         beating.join()
         # Where that fails the next job finds out by itself that this one has ended.
         with contextlib.suppress(OSError):
-            storage.replace(_path(folder, number, "released"), b"")
+            if job is None or not is_running(job):
+                storage.replace(_path(folder, number, "released"), b"")
 
 
-def holder_of(output: str) -> Holder | None:
+def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | None:
     """Who holds the lease of an output folder; None where nobody does who lives. May take `DEAD` seconds."""
     folder = storage.join(output, "leases")
     number = _latest(folder)
     holder = _holder(folder, number)
-    return holder if holder and _lives(folder, number, holder) else None
+    return holder if holder and _lives(folder, number, holder, is_running) else None
 
 
-def _acquire(folder: str, myself: Holder) -> int:
+def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
     while True:
         number = _latest(folder)
         try:
@@ -109,7 +124,7 @@ def _acquire(folder: str, myself: Holder) -> int:
         except FileNotFoundError:
             # Somebody else has just taken the next one.
             continue
-        if holder and _lives(folder, number, holder):
+        if holder and _lives(folder, number, holder, is_running):
             raise UserError(
                 f"{storage.folder_of(folder)} is in use: {holder} writes to it; wait for its end, or stop it"
             )
@@ -136,10 +151,12 @@ def _holder(folder: str, number: int) -> Holder | None:
         return None
 
 
-def _lives(folder: str, number: int, holder: Holder) -> bool:
+def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> bool:
     died = holder.has_died()
-    if died is not None:
-        return not died
+    if died is False or (holder.job and is_running(holder.job)):
+        return True
+    if died:
+        return False
     before = _count(folder, number)
     end = time.monotonic() + DEAD
     while time.monotonic() < end:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import apache_beam as beam
 from pipelines import failures
 from pipelines.failures import Stage
 from pipelines.photos import PhotoRef
-from pipelines.sources import detect, files, lists, records, tables, tars, zips
+from pipelines.sources import detect, files, lists, ranges, records, tables, tars, zips
 from pipelines.sources.base import Ignored, ListOptions, Source
 
 # Photos in one element: the cost of passing it on is small for each.
@@ -52,6 +53,7 @@ class ListPhotos(beam.PTransform):
         return (
             inputs
             | "ExpandInputs" >> beam.FlatMap(sources, self.options).with_output_types(Source)
+            | "SplitSources" >> beam.FlatMap(ranges.parts).with_output_types(Source)
             | "ReshuffleSources" >> beam.Reshuffle()
             | "ListSource" >> beam.FlatMap(self._list).with_output_types(Listed)
         )
@@ -99,9 +101,10 @@ def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ign
     if source.kind in CONTAINERS:
         return _or_failure(uri, CONTAINERS[source.kind].members(uri, options))
     if source.kind == "folder":
-        return files.list_folder(uri, options)
+        return files.list_folder(uri, options, source.start, source.end)
     if source.kind == "glob":
-        return files.list_glob(uri, options, lambda path: detect.kind_in_glob(path, options) is not None)
+        is_container = functools.partial(detect.is_container, options=options)
+        return files.list_glob(uri, options, is_container, source.start, source.end)
     if source.kind == "list":
         return lists.list_list(uri, options)
     return iter([files.list_photo(uri)])

@@ -15,7 +15,7 @@ class PhotoRef(NamedTuple):
 
     Attributes:
       photo: its URI, or its path where it is local; `URI#member` where it lies in a container.
-      etag: the version of its bytes: size and modification time, or the store's generation or hash.
+      etag: the version of its bytes: size and modification time, or an object's generation.
       size: bytes, as listed; 0 where that is not known.
       container: URI of the archive or record file that it lies in; empty for a file of its own.
       format: of the container: `tar`, `zip`, `tfrecord` or `parquet`.
@@ -23,6 +23,7 @@ class PhotoRef(NamedTuple):
       block: those of one block can only be read together.
       same_as: the photo of the same shard that has the same bytes, and is read in its place; empty where none has.
       sha256: of the bytes, where the plan knows it, hexadecimal; else empty.
+      md5: of the bytes, where the store's listing has it, hexadecimal; else empty. Reading checks it.
       failure: why it can't be read, where listing knew.
     """
 
@@ -35,6 +36,7 @@ class PhotoRef(NamedTuple):
     block: int = 0
     same_as: str = ""
     sha256: str = ""
+    md5: str = ""
     failure: Failure | None = None
 
 
@@ -84,14 +86,23 @@ class CaptionRow:
 
 @dataclasses.dataclass(frozen=True)
 class ShardResult:
-    """A shard's rows, failures included: exactly one for each photo of the shard."""
+    """A shard's rows, failures included: exactly one for each photo of the shard.
+
+    Attributes:
+      index: the shard's number.
+      rows: its rows.
+      retries: requests to remote stores that had to be made again.
+    """
 
     index: int
     rows: tuple[CaptionRow, ...]
+    retries: int = 0
 
 
 CAPTIONED = "captioned"
 FAILED = "failed"
+
+_RETRIES = b"retries"
 
 CAPTION_SCHEMA = pa.schema(
     [
@@ -124,18 +135,24 @@ PHOTO_SCHEMA = pa.schema(
         ("block", pa.int64()),
         ("same_as", pa.string()),
         ("sha256", pa.string()),
+        ("md5", pa.string()),
         ("failure", pa.struct([("stage", pa.string()), ("error", pa.string()), ("message", pa.string())])),
     ]
 )
 
 
-def caption_table(rows: Iterable[CaptionRow]) -> pa.Table:
-    """The rows as an Arrow table of `CAPTION_SCHEMA`."""
+def caption_table(rows: Iterable[CaptionRow], retries: int = 0) -> pa.Table:
+    """The rows as an Arrow table of `CAPTION_SCHEMA`, with the number of retries beside it."""
     # `vars`, not `dataclasses.asdict`, which would copy every field deeply.
     records = [
         {**vars(row), "alternatives": [alternative._asdict() for alternative in row.alternatives]} for row in rows
     ]
-    return pa.Table.from_pylist(records, schema=CAPTION_SCHEMA)
+    return pa.Table.from_pylist(records, schema=CAPTION_SCHEMA.with_metadata({_RETRIES: str(retries)}))
+
+
+def retries_of(table: pa.Table) -> int:
+    """How many retries a table that `caption_table` made tells of."""
+    return int((table.schema.metadata or {}).get(_RETRIES, b"0"))
 
 
 def photo_table(photos: Sequence[PhotoRef]) -> pa.Table:

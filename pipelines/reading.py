@@ -1,5 +1,6 @@
 """The bytes of listed photos, from wherever they lie, or why they can't be had."""
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -22,6 +23,8 @@ def read_photo(ref: PhotoRef) -> Content:
         after = storage.version(ref.photo) if storage.is_local(ref.photo) else ref.etag
     except Exception as error:  # noqa: BLE001 - whatever a store's client raises, it must cost no other photo
         return failures.of_error(Stage.READ, error)
+    if ref.md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != ref.md5:
+        return Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "the object is not the one that was listed")
     if before != after:
         return Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "somebody wrote to it just then")
     return data

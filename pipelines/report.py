@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import plan, report_page, rows, storage
-from pipelines.photos import CAPTIONED, FAILED, PhotoRef
+from pipelines.photos import CAPTIONED, FAILED, PhotoRef, retries_of
 from pipelines.plan import Plan
 
 MAX_EXAMPLES = 20
@@ -67,6 +67,7 @@ class Report:
       captioned: rows with a caption.
       failed: rows without.
       photos_per_second: rows a second, from start to end.
+      retries: requests to remote stores that had to be made again.
       failures: how many rows have each error code, most frequent first.
       examples: some of the failed photos, of every code.
       samples: some of the captioned photos.
@@ -93,6 +94,7 @@ class Report:
     captioned: int
     failed: int
     photos_per_second: float
+    retries: int
     failures: Mapping[str, int]
     examples: tuple[Example, ...]
     samples: tuple[Sample, ...]
@@ -128,8 +130,10 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
     failures: collections.Counter[str] = collections.Counter()
     examples: dict[str, list[Example]] = collections.defaultdict(list)
     samples: list[Sample] = []
+    retries = 0
     for path, table in zip(files, rows.read_tables(files, _COLUMNS), strict=True):
         counts[_shard_index(path)] = table.num_rows
+        retries += retries_of(table)
         statuses.update(table["status"].to_pylist())
         for row in _with_status(table, FAILED, Example):
             failures[row["error"]] += 1
@@ -160,6 +164,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
         captioned=statuses[CAPTIONED],
         failed=statuses[FAILED],
         photos_per_second=round(written / seconds, 2) if seconds else 0.0,
+        retries=retries,
         failures=dict(failures.most_common()),
         examples=_some_of_each(examples),
         samples=tuple(sorted(samples, key=lambda sample: sample.photo)),

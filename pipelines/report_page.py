@@ -90,8 +90,14 @@ def _facts(report: "Report") -> str:
         "Equal": f"{report.duplicates:,} {_photos(report.duplicates)} with the bytes of others, not read themselves",
         "Ignored": ", ".join(f"{count:,} {kind or 'without an extension'}" for kind, count in report.ignored.items()),
         "Outdated": f"{report.outdated:,} skipped {_photos(report.outdated)} of another model or other settings",
+        "Retries": f"{report.retries:,} requests to stores that had failed and were made again",
     }
-    given = {"Equal": report.duplicates, "Ignored": report.ignored, "Outdated": report.outdated}
+    given = {
+        "Retries": report.retries,
+        "Equal": report.duplicates,
+        "Ignored": report.ignored,
+        "Outdated": report.outdated,
+    }
     facts = {name: text for name, text in facts.items() if given.get(name, True)}
     return "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
 

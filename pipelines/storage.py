@@ -1,7 +1,7 @@
 """Files, local and remote, behind one small interface.
 
-Local paths go through the operating system; whole objects of `gs://` through google-cloud-storage, which can create
-one only where there is none, and checks what it reads; the rest goes through Beam's filesystems.
+Local paths go through the operating system; `gs://` through google-cloud-storage, which can create an object only where
+there is none, and checks what it reads; the rest goes through Beam's filesystems.
 """
 
 import contextlib
@@ -17,17 +17,23 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.api_core.exceptions import RetryError
 from google.api_core.retry import Retry
 
-from pipelines import gcs
+from pipelines import gcs, retries
+from pipelines.gcs import FileInfo
 
 
 def is_local(uri: str) -> bool:
     """Whether a URI is a path of this machine."""
     return FileSystems.get_scheme(uri) in (None, "file")
+
+
+def is_object(uri: str) -> bool:
+    """Whether a URI is of Google Cloud Storage."""
+    return uri.startswith("gs://")
 
 
 def local_uri(path: str) -> str:
@@ -58,11 +64,15 @@ def encodable(text: str) -> str:
 
 def join(base: str, *parts: str) -> str:
     """Joins path components with the separator of the base's filesystem."""
+    if is_object(base):
+        return "/".join((base.rstrip("/"), *parts))
     return FileSystems.join(base, *parts)
 
 
 def folder_of(uri: str) -> str:
     """The folder that a file lies in."""
+    if is_object(uri):
+        return uri.rpartition("/")[0]
     return os.path.dirname(uri) if is_local(uri) else FileSystems.split(uri)[0]
 
 
@@ -96,11 +106,9 @@ def read(uri: str) -> bytes:
     """
     if is_local(uri):
         return _read_stream(uri)
-    if FileSystems.get_scheme(uri) == "gs":
-        try:
+    if is_object(uri):
+        with _as_os_errors(uri):
             return gcs.read(uri)
-        except Exception as error:
-            raise _as_os_error(error, uri) from error
     try:
         return _patiently(_read_stream)(uri)
     except RetryError as error:
@@ -118,7 +126,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, OSError) and not lasting
 
 
-_patiently = Retry(predicate=_may_pass, initial=0.5, multiplier=2.0, maximum=8.0, timeout=60.0)
+_patiently = Retry(predicate=_may_pass, initial=0.5, multiplier=2.0, maximum=8.0, timeout=60.0, on_error=retries.count)
 
 
 @contextlib.contextmanager
@@ -135,11 +143,11 @@ def opened(uri: str) -> Iterator[BinaryIO]:
                 raise OSError(errno.EINVAL, "not a regular file")
             yield file
         return
-    try:
+    with _as_os_errors(uri):
         # By name alone a photo called `x.gz` would be unpacked.
-        remote = FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
-    except Exception as error:
-        raise _as_os_error(error, uri) from error
+        remote = (
+            gcs.opened(uri) if is_object(uri) else FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+        )
     with remote:
         yield cast(BinaryIO, _OsErrors(remote, uri))
 
@@ -166,25 +174,26 @@ class _OsErrors(io.RawIOBase):
         return True
 
     def _asked(self, method, *arguments):
-        try:
+        with _as_os_errors(self._uri):
             return method(*arguments)
-        except Exception as error:
-            raise _as_os_error(error, self._uri) from error
 
 
 def head(uri: str, size: int) -> bytes:
     """The first bytes of a file; none where it can't be read, for which whoever reads all of it finds the reason."""
     try:
+        with _as_os_errors(uri):
+            if is_object(uri):
+                return gcs.head(uri, size)
         with opened(uri) as file:
             return file.read(size)
     except OSError:
         return b""
 
 
-def metadata(uri: str) -> FileMetadata | None:
+def metadata(uri: str) -> FileInfo | None:
     """What a remote store says of a file; None where it has none of that name, or doesn't answer."""
     with contextlib.suppress(Exception):
-        return next((found for match in FileSystems.match([uri]) for found in match.metadata_list), None)
+        return gcs.metadata(uri) if is_object(uri) else next(_matched([uri]), None)
     return None
 
 
@@ -201,7 +210,7 @@ def version(uri: str) -> str:
         except OSError:
             return ""
     found = metadata(uri)
-    return f"{found.size_in_bytes}-{found.last_updated_in_seconds}" if found else ""
+    return found.version if found else ""
 
 
 def _as_os_error(error: Exception, uri: str) -> OSError:
@@ -236,14 +245,17 @@ def exists(uri: str) -> bool:
     if is_local(uri):
         return os.path.lexists(local_path(uri))
     with _as_os_errors(uri):
-        return FileSystems.exists(uri)
+        return gcs.metadata(uri) is not None if is_object(uri) else FileSystems.exists(uri)
 
 
 def is_folder(uri: str) -> bool:
     """Whether there is a folder of that name, or, where a store has none, something below the name."""
     if is_local(uri):
         return os.path.isdir(local_path(uri))
-    return metadata(uri) is None and next(matching(join(uri, "**")), None) is not None
+    if is_object(uri):
+        with _as_os_errors(uri):
+            return gcs.metadata(uri) is None and gcs.first(f"{uri}/") is not None
+    return metadata(uri) is None and next(below(uri), None) is not None
 
 
 def matching(pattern: str) -> Iterator[str]:
@@ -256,11 +268,31 @@ def matching(pattern: str) -> Iterator[str]:
             found = glob.iglob(path, include_hidden=True)
             yield from (file for file in found if not os.path.isdir(file))
         return
+    yield from (found.uri for found in remote_matching(pattern))
+
+
+def remote_matching(pattern: str, start: str = "", end: str = "") -> Iterator[FileInfo]:
+    """What a remote store says of the files that match a glob: those from `start` on and before `end`, if given.
+
+    Only objects can be listed from a name on.
+    """
     with _as_os_errors(pattern):
-        matches = FileSystems.match([pattern])
-    for match in matches:
-        for metadata in match.metadata_list:
-            yield metadata.path
+        yield from gcs.matching(pattern, start, end) if is_object(pattern) else _matched([pattern])
+
+
+def below(folder: str, start: str = "", end: str = "") -> Iterator[FileInfo]:
+    """What a remote store says of all files below a folder; `start` and `end` are as in `remote_matching`."""
+    with _as_os_errors(folder):
+        yield from (
+            gcs.listed(f"{folder}/", start, end) if is_object(folder) else _matched([join(glob.escape(folder), "**")])
+        )
+
+
+def _matched(patterns: list[str]) -> Iterator[FileInfo]:
+    for match in FileSystems.match(patterns):
+        for found in match.metadata_list:
+            version = f"{found.size_in_bytes}-{found.last_updated_in_seconds}"
+            yield FileInfo(found.path, version, found.size_in_bytes)
 
 
 def _matching_below(pattern: str) -> Iterator[str]:
@@ -305,7 +337,7 @@ def create(uri: str, data: bytes) -> bool:
     """
     if is_local(uri):
         return _create_local(uri, data)
-    if FileSystems.get_scheme(uri) == "gs":
+    if is_object(uri):
         with _as_os_errors(uri):
             return gcs.create(uri, data)
     if exists(uri):
@@ -320,11 +352,12 @@ def replace(uri: str, data: bytes) -> None:
         with _temporary(uri, data) as temporary:
             os.replace(temporary, uri)
         return
-    with (
-        _as_os_errors(uri),
-        FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file,
-    ):
-        file.write(data)
+    with _as_os_errors(uri):
+        if is_object(uri):
+            gcs.replace(uri, data)
+            return
+        with FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            file.write(data)
 
 
 def delete(uri: str) -> None:
@@ -333,6 +366,10 @@ def delete(uri: str) -> None:
     Raises:
       OSError: as the store says.
     """
+    if is_object(uri):
+        with _as_os_errors(uri):
+            gcs.delete(uri)
+        return
     if not is_local(uri):
         # What is deleted is what matches.
         FileSystems.delete([glob.escape(uri)])

@@ -1,13 +1,18 @@
-"""A proxy in front of an HTTP server, which answers some requests in its own way: errors, hang-ups, half of a body."""
+"""A proxy in front of an HTTP server, which answers some requests in its own way: errors, hang-ups, half of a body.
+
+A fault is an HTTP status; `reset`, to hang up; `lost`, to pass the request on and hang up instead of answering;
+`short`, for half of the answer's body; or `stall 5`, to answer after five seconds.
+"""
 
 import http.server
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# What to do with a request for some path: an HTTP status, `reset`, `short`, or None to pass it on.
+# What to do with a request, by its method and path; None to pass it on.
 Faults = Callable[[str, str], int | str | None]
 
 
@@ -22,7 +27,11 @@ def faulty(target: str, faults: Faults) -> Iterator[str]:
             length = int(self.headers.get("Content-Length") or 0)
             sent = self.rfile.read(length) if length else None
             fault = faults(self.command, self.path)
-            if fault == "reset":
+            if isinstance(fault, str) and fault.startswith("stall "):
+                time.sleep(float(fault.removeprefix("stall ")))
+            if fault == "lost":
+                self.forward(sent)
+            if fault in ("reset", "lost"):
                 self.close_connection = True
                 self.connection.shutdown(2)
                 return
@@ -58,7 +67,14 @@ def faulty(target: str, faults: Faults) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("localhost", 0), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 64
+
+        def handle_error(self, *_: object) -> None:
+            # Clients hang up, too.
+            pass
+
+    server = Server(("localhost", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

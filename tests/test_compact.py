@@ -211,6 +211,16 @@ def test_new_files_that_differ_are_not_committed(tmp_path, monkeypatch):
     assert not compaction.record_files(str(tmp_path))
 
 
+def test_nothing_changes_once_another_job_has_the_folder(tmp_path):
+    commit(tmp_path, "1", row("/p/a.jpg"))
+    commit(tmp_path, "2", row("/p/b.jpg"))
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="run 7 took over"):
+        compaction.compact(str(tmp_path), ["run 7 took over"])
+    assert files(tmp_path) == before
+    assert not compaction.record_files(str(tmp_path))
+
+
 @pytest.mark.parametrize(("lose", "problem"), [("drop", "1 rows instead of 2"), ("twice", "a photo is there twice")])
 def test_lost_and_doubled_rows_are_noticed(tmp_path, monkeypatch, lose, problem):
     commit(tmp_path, "1", row("/p/a.jpg"), row("/p/b.jpg"))

@@ -1,14 +1,20 @@
 """Objects at gs:// against a real HTTP server that speaks the API of Google Cloud Storage."""
 
+import hashlib
 import os
 import socket
+import time
+import zipfile
 
 import pytest
-from apache_beam.internal.gcp import auth
 
 from jobs import cli
-from pipelines import gcs, listing, rows, storage
+from pipelines import duplicates, gcs, listing, reading, retries, rows, storage
+from pipelines.caption import with_duplicates
+from pipelines.photos import Shard
+from pipelines.sources.base import ListOptions
 from tests.fault_proxy import faulty
+from tests.test_caption import row_of
 
 
 @pytest.fixture
@@ -22,8 +28,6 @@ def bucket(monkeypatch):
     server = create_server("localhost", port, in_memory=True, default_bucket="archive")
     server.start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
-    # Beam would look for an account for more than a minute; the emulator knows none.
-    monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
     gcs._client.cache_clear()
     yield "gs://archive"
     gcs._client.cache_clear()
@@ -38,12 +42,59 @@ def test_files_are_written_read_and_found(bucket):
     assert storage.exists(f"{bucket}/a/run=1/x.bin") and not storage.exists(f"{bucket}/a/none")
     with pytest.raises(FileNotFoundError):
         storage.read(f"{bucket}/a/none")
+    with pytest.raises(FileNotFoundError), storage.opened(f"{bucket}/a/none"):
+        pass
+    assert storage.is_folder(f"{bucket}/a") and storage.is_folder(bucket)
+    assert not storage.is_folder(f"{bucket}/a/run") and not storage.is_folder(f"{bucket}/a/run=1/x.bin")
+    storage.delete(f"{bucket}/a/run=1/x.bin")
+    storage.delete(f"{bucket}/a/run=1/x.bin")
+    assert list(storage.matching(f"{bucket}/**")) == [f"{bucket}/a/run=2/x.bin"]
+    with pytest.raises(OSError, match="gs://nothing/x"):
+        storage.create("gs://nothing/x", b"")
+
+
+def test_a_folder_with_wildcards_in_its_name_is_taken_literally(bucket):
+    storage.create(f"{bucket}/a[1]*/run=x/1.bin", b"")
+    storage.create(f"{bucket}/a1b/run=x/2.bin", b"")
+    assert list(storage.within(f"{bucket}/a[1]*", "run=*", "*.bin")) == [f"{bucket}/a[1]*/run=x/1.bin"]
+
+
+def test_a_stream_seeks_and_reads_ranges(bucket, tmp_path):
+    data = os.urandom(10_000_000)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("1.bin", data)
+        archive.writestr("2.bin", b"small")
+    storage.replace(f"{bucket}/x.zip", (tmp_path / "x.zip").read_bytes())
+    with storage.opened(f"{bucket}/x.zip") as stream:
+        archive = zipfile.ZipFile(stream)
+        assert archive.read("2.bin") == b"small" and archive.read("1.bin") == data
+    assert storage.head(f"{bucket}/x.zip", 4) == b"PK\3\4"
+    assert storage.head(f"{bucket}/none", 4) == b""
+
+
+def test_without_credentials_the_job_says_so_at_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    gcs._client.cache_clear()
+    started = time.monotonic()
+    for options in (["--input", "gs://b/photos", "--output", "out"], ["--input", ".", "--output", "gs://b/out"]):
+        assert cli.main(["caption", *options]) == 1
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert "run `gcloud auth application-default login`" in lines[-1]
+    assert time.monotonic() - started < 10
 
 
 def test_a_folder_and_a_glob_are_listed(bucket):
     for name in ("photos/1.jpg", "photos/sub/2.png", "photos/notes.txt", "other/3.jpg"):
         storage.replace(f"{bucket}/{name}", b"x" * 7)
-    folder = {ref.photo: ref.size for ref in listing.list_photos([f"{bucket}/photos"])}
+    refs = list(listing.list_photos([f"{bucket}/photos"]))
+    for ref in refs:
+        # One that is looked at by itself is the same.
+        assert [ref] == list(listing.list_photos([ref.photo])) and ref.etag.isdigit()
+        assert ref.md5 == hashlib.md5(b"x" * 7).hexdigest()
+    folder = {ref.photo: ref.size for ref in refs}
     assert folder == {f"{bucket}/photos/1.jpg": 7, f"{bucket}/photos/sub/2.png": 7}
     assert [ref.photo for ref in listing.list_photos([f"{bucket}/*/*.jpg"])] == [
         f"{bucket}/other/3.jpg",
@@ -65,11 +116,18 @@ def test_an_archive_in_a_bucket_is_captioned_into_a_bucket(bucket, tmp_path, tin
 
 
 @pytest.fixture
-def faults(bucket, monkeypatch):
+def requests():
+    """Methods and paths of all requests that went through the proxy."""
+    return []
+
+
+@pytest.fixture
+def faults(bucket, monkeypatch, requests):
     """What is to happen to requests for an object's bytes: faults by the object's name, the first for the first."""
     planned: dict[str, list[int | str]] = {}
 
     def fault(method, path):
+        requests.append((method, path))
         if method != "GET" or "alt=media" not in path:
             return None
         left = planned.get(path.partition("?")[0].rpartition("%2F")[2].rpartition("/")[2], [])
@@ -81,6 +139,41 @@ def faults(bucket, monkeypatch):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         gcs._client.cache_clear()
         yield planned
+
+
+def test_photos_whose_digests_the_store_knows_are_compared_unread(bucket, faults, requests):
+    contents = {"a": b"same", "b": b"same", "c": b"else", "d": b"more"}
+    for name, data in contents.items():
+        storage.replace(f"{bucket}/photos/{name}.jpg", data)
+    refs = list(listing.list_photos([f"{bucket}/photos"]))
+    marked = {ref.photo[-5]: ref for ref in duplicates.marked(refs, ListOptions())}
+    assert {name: ref.same_as[-5:-4] for name, ref in marked.items()} == {"a": "", "b": "a", "c": "", "d": ""}
+    assert not [path for _, path in requests if "alt=media" in path]
+
+    def rows_of(shard):
+        for ref in shard.photos:
+            if not ref.same_as:
+                data = reading.read_photo(ref)
+                yield row_of(ref, hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else None)
+
+    def digests(shard):
+        return {row.photo[-5]: row.sha256 for row in with_duplicates(shard, lambda part: list(rows_of(part)))}
+
+    shard = Shard(0, tuple(marked.values()))
+    assert digests(shard) == {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    # Where the one that would be read has other bytes by now, its copy is read itself.
+    storage.replace(f"{bucket}/photos/a.jpg", b"anew")
+    found = digests(shard)
+    assert found["a"] is None and found["b"] == hashlib.sha256(b"same").hexdigest()
+
+
+def test_a_request_that_is_not_answered_is_made_again(bucket, faults, monkeypatch):
+    monkeypatch.setattr(gcs, "TIMEOUT_SECONDS", 0.5)
+    storage.replace(f"{bucket}/photos/a.jpg", b"a")
+    faults["a.jpg"] = ["stall 1"]
+    retries.take()
+    assert storage.read(f"{bucket}/photos/a.jpg") == b"a"
+    assert retries.take() == 1 and retries.take() == 0
 
 
 def test_what_may_pass_is_waited_for(bucket, faults):

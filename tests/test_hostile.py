@@ -53,23 +53,27 @@ def rows_of(output: Path) -> dict[str, dict]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_decoder_that_aborts_or_hangs_costs_its_photo_alone(tmp_path, tiny_bundle, make_photo, workers):
-    for index in range(30):
-        make_photo(tmp_path / "photos" / f"{index}.jpg")
-    for number in range(2):
-        (tmp_path / "photos" / f"abort-{number}.jpg").write_bytes(jpeg(number) + b"abort")
-    (tmp_path / "photos" / "hang.jpg").write_bytes(jpeg(9) + b"hang")
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(MISBEHAVING)
     several = ["--direct_running_mode", "multi_processing"] if workers > 1 else []
-    options = ["--shard-size", "8", "--direct_num_workers", str(workers), *several]
-    given = ["--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
+    check_misbehaving_decoders(tmp_path, tiny_bundle, make_photo, "--direct_num_workers", str(workers), *several)
+
+
+def check_misbehaving_decoders(folder: Path, bundle: Path, make_photo, *options: str) -> None:
+    """Runs a job, with the options of a runner, whose decoders abort and hang."""
+    for index in range(30):
+        make_photo(folder / "photos" / f"{index}.jpg")
+    for number in range(2):
+        (folder / "photos" / f"abort-{number}.jpg").write_bytes(jpeg(number) + b"abort")
+    (folder / "photos" / "hang.jpg").write_bytes(jpeg(9) + b"hang")
+    (folder / "hook").mkdir()
+    (folder / "hook" / "sitecustomize.py").write_text(MISBEHAVING)
+    given = ["--input", str(folder / "photos"), "--output", str(folder / "out"), "--bundle", str(bundle)]
     subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "caption", *given, *options],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'hook'}{os.pathsep}{os.getcwd()}"},
+        [sys.executable, "-m", "jobs.cli", "caption", *given, "--shard-size", "8", *options],
+        env={**os.environ, "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{os.getcwd()}"},
         check=True,
         timeout=300,
     )
-    rows = rows_of(tmp_path / "out")
+    rows = rows_of(folder / "out")
     errors = {name: row["error"] for name, row in rows.items() if row["error"]}
     assert errors == {"abort-0.jpg": "decoder_crash", "abort-1.jpg": "decoder_crash", "hang.jpg": "timeout"}
     assert len(rows) == 33

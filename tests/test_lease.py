@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -124,3 +125,35 @@ def test_of_many_only_one_gets_it(tmp_path):
     for thread in threads:
         thread.join()
     assert len(held) == 1 and len(refused) == 7
+
+
+def test_a_job_outlives_its_launcher(tmp_path, quick):
+    job = {"runner": "FlinkRunner", "name": "beamscribe-1"}
+    code = f"""
+import os
+from pipelines import lease
+with lease.hold({str(tmp_path)!r}, "run 1", job={job!r}, is_running=lambda job: True):
+    os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    asked = []
+
+    def is_running(job):
+        asked.append(job)
+        return len(asked) < 3
+
+    for _ in range(2):
+        with (
+            pytest.raises(UserError, match=r"in use: run 1 .*; job beamscribe-1 on FlinkRunner"),
+            lease.hold(str(tmp_path), "run 2", is_running=is_running),
+        ):
+            pass
+    with lease.hold(str(tmp_path), "run 2", is_running=is_running):
+        assert asked == [job] * 3
+
+
+def test_a_job_that_goes_on_keeps_the_lease(tmp_path):
+    job = {"runner": "FlinkRunner", "name": "beamscribe-1"}
+    with contextlib.suppress(KeyboardInterrupt), lease.hold(str(tmp_path), "run 1", job=job, is_running=lambda _: True):
+        raise KeyboardInterrupt
+    assert lease.holder_of(str(tmp_path), lambda _: True).job == job

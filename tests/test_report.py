@@ -76,7 +76,7 @@ def make_run(output):
         folder = output / "captions" / f"run={RUN}"
         folder.mkdir(parents=True)
         for index, rows in committed.items():
-            pq.write_table(caption_table(rows), folder / f"shard-{index:05d}.parquet")
+            pq.write_table(caption_table(rows, retries=index + 2), folder / f"shard-{index:05d}.parquet")
 
     return make
 
@@ -126,7 +126,7 @@ def test_counts_a_balanced_run(output, make_run):
         ("truncated", "/photos/d.jpg"),
     ]
     assert [sample.photo for sample in result.samples] == ["/photos/a.jpg", "/photos/e.jpg"]
-    assert (result.seconds, result.photos_per_second) == (10, 0.5)
+    assert (result.seconds, result.photos_per_second, result.retries) == (10, 0.5, 5)
 
 
 def test_writes_json_page_and_success(output, make_run):

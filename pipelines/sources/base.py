@@ -46,10 +46,14 @@ class Source(NamedTuple):
     Attributes:
       uri: where it is.
       kind: `folder`, `glob`, `photo`, `list`, `tar`, `zip`, `tfrecord` or `parquet`.
+      start: of a folder or a glob in a bucket, the URI from which on it is listed; empty for its beginning.
+      end: the URI before which that ends; empty for its end.
     """
 
     uri: str
     kind: str
+    start: str = ""
+    end: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,6 +77,11 @@ def _glob(pattern: str, options: ListOptions) -> Iterator[Source]:
         yield Source(pattern, "glob")
 
 
+def is_container(uri: str, options: ListOptions) -> bool:
+    """Whether one of the files of a glob is listed by itself."""
+    return kind_in_glob(uri, options) is not None
+
+
 def kind_in_glob(uri: str, options: ListOptions) -> str | None:
     """What one of the files of a glob is: a kind of container, by its bytes or, where they are damaged, by its name.
 

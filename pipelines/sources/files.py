@@ -2,29 +2,33 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator
-
-from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.filesystems import FileSystems
+from collections.abc import Callable, Iterable, Iterator
 
 from pipelines import storage
+from pipelines.gcs import FileInfo
 from pipelines.photos import PhotoRef
 from pipelines.sources.base import HEAD_BYTES, Ignored, ListOptions, extension_of, is_photo
 
 
-def list_folder(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """All below a folder."""
+def list_folder(uri: str, options: ListOptions, start: str = "", end: str = "") -> Iterator[PhotoRef | Ignored]:
+    """All below a folder; in a bucket from the URI `start` on and before `end`, where they are given."""
     if storage.is_local(uri):
         yield from _walk(storage.local_path(uri), options)
     else:
-        yield from _remote(storage.join(uri, "**"), uri, options, lambda _: False)
+        yield from _remote(storage.below(uri, start, end), uri, options)
 
 
-def list_glob(pattern: str, options: ListOptions, is_container: Callable[[str], bool]) -> Iterator[PhotoRef | Ignored]:
-    """The photos that match a glob, but for containers; includes and excludes see paths from its first wildcard on."""
+def list_glob(
+    pattern: str, options: ListOptions, is_container: Callable[[str], bool], start: str = "", end: str = ""
+) -> Iterator[PhotoRef | Ignored]:
+    """The photos that match a glob, but for containers; includes and excludes see paths from its first wildcard on.
+
+    `start` and `end` are as in `list_folder`.
+    """
     base = storage.without_wildcards(pattern)
     if not storage.is_local(pattern):
-        yield from _remote(pattern, base, options, is_container)
+        found = storage.remote_matching(pattern, start, end)
+        yield from _remote((info for info in found if not is_container(info.uri)), base, options)
         return
     for path in sorted(storage.matching(pattern)):
         if not is_container(path):
@@ -95,23 +99,18 @@ def _local_ref(path: str) -> PhotoRef:
     return PhotoRef(storage.local_uri(path), storage.etag_of(status), status.st_size)
 
 
-def _remote(
-    pattern: str, base: str, options: ListOptions, is_container: Callable[[str], bool]
-) -> Iterator[PhotoRef | Ignored]:
-    for match in FileSystems.match([pattern]):
-        for found in match.metadata_list:
-            path = found.path
-            # Stores without folders mark them with empty objects.
-            if path.endswith("/") or is_container(path):
-                continue
-            if ignored := options.passed_over(path.removeprefix(base).lstrip("/")):
-                yield ignored
-            elif is_photo(path, functools.partial(storage.head, path, HEAD_BYTES)):
-                yield _remote_ref(found)
-            else:
-                yield Ignored(extension_of(path))
+def _remote(found: Iterable[FileInfo], base: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    for info in found:
+        # Stores without folders mark them with empty objects.
+        if info.uri.endswith("/"):
+            continue
+        if ignored := options.passed_over(info.uri.removeprefix(base).lstrip("/")):
+            yield ignored
+        elif is_photo(info.uri, functools.partial(storage.head, info.uri, HEAD_BYTES)):
+            yield _remote_ref(info)
+        else:
+            yield Ignored(extension_of(info.uri))
 
 
-def _remote_ref(found: FileMetadata) -> PhotoRef:
-    etag = f"{found.size_in_bytes}-{found.last_updated_in_seconds}"
-    return PhotoRef(found.path, etag, found.size_in_bytes)
+def _remote_ref(found: FileInfo) -> PhotoRef:
+    return PhotoRef(found.uri, found.version, found.size, md5=found.md5)

@@ -1,0 +1,236 @@
+"""A Flink cluster on this machine: a job manager and some task managers, each a process of its own, on loopback only.
+
+    python -m jobs.flink.cluster start
+    python -m jobs.flink.cluster stop
+
+`make flink` installs what it runs: Flink with Beam's runner for it, and Beam's own `boot`, which starts Python workers.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from model.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+INSTALLED = ROOT / ".engines"
+FOLDER = INSTALLED / "flink" / "cluster"
+
+# Seconds that managers may take to start.
+_PATIENCE = 90.0
+
+# What Flink looks into by reflection (its own start scripts open the same).
+_OPENED = (
+    *(f"java.base/java.{name}" for name in ("lang", "net", "io", "nio", "util", "text", "time")),
+    *(f"java.base/java.{name}" for name in ("util.concurrent", "lang.reflect")),
+    "java.base/sun.nio.ch",
+)
+# Outside those scripts no part of a task manager's memory is worked out from others. Python workers have their own.
+_MEMORY = {
+    "taskmanager.memory.framework.heap.size": "128m",
+    "taskmanager.memory.framework.off-heap.size": "128m",
+    "taskmanager.memory.task.heap.size": "300m",
+    "taskmanager.memory.task.off-heap.size": "64m",
+    "taskmanager.memory.managed.size": "128m",
+    "taskmanager.memory.network.min": "64m",
+    "taskmanager.memory.network.max": "64m",
+    "taskmanager.memory.jvm-metaspace.size": "256m",
+    "taskmanager.memory.jvm-overhead.min": "192m",
+    "taskmanager.memory.jvm-overhead.max": "192m",
+}
+
+
+class Cluster:
+    """The processes of a cluster.
+
+    Args:
+      folder: of its configuration and its logs.
+      port: of the job manager's REST interface.
+      slots: of each task manager: tasks that it runs at once, in one Python process.
+
+    Attributes:
+      address: of the REST interface, as `--flink_master` takes it.
+      worker: the command that starts Python workers.
+    """
+
+    def __init__(self, folder: Path = FOLDER, port: int = 8081, slots: int = 1):
+        self.folder, self.address = folder, f"localhost:{port}"
+        self.worker = folder / "worker"
+        self._port, self._slots = port, slots
+
+    def start(self, task_managers: int) -> None:
+        """Starts all managers, and waits until they answer.
+
+        Raises:
+          UserError: something is not installed, or runs already, or does not start.
+        """
+        if not (INSTALLED / "flink" / "runner.jar").exists() or not (INSTALLED / "bin" / "boot").exists():
+            raise UserError("Flink is not installed; run `make flink`")
+        if self._running():
+            raise UserError(f"a cluster of {self.folder} runs already; stop it first")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / "logs").mkdir(parents=True)
+        self._configure()
+        try:
+            self._launch("job-manager", "entrypoint.StandaloneSessionClusterEntrypoint", "-Xmx700m", [])
+            for _ in range(task_managers):
+                self.add_task_manager()
+            self.wait_for(task_managers)
+        except BaseException:
+            self.stop()
+            raise
+
+    def add_task_manager(self) -> psutil.Process:
+        """Starts one more task manager."""
+        name = f"task-manager-{len(self._started())}"
+        memory = [f"-D{key}={value}" for key, value in {**_MEMORY, "taskmanager.cpu.cores": "1.0"}.items()]
+        return self._launch(
+            name, "taskexecutor.TaskManagerRunner", "-Xmx428m", [*memory, f"-Dtaskmanager.resource-id={name}"]
+        )
+
+    @property
+    def job_manager(self) -> psutil.Process:
+        """The job manager, which runs."""
+        return self._running()["job-manager"]
+
+    def task_managers(self) -> dict[str, psutil.Process]:
+        """The task managers that run, by their names."""
+        return {name: process for name, process in self._running().items() if name.startswith("task-manager")}
+
+    def wait_for(self, task_managers: int) -> None:
+        """Waits until so many task managers have registered.
+
+        Raises:
+          UserError: they don't, in a good while.
+        """
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if self.get("overview")["taskmanagers"] == task_managers:
+                    return
+            time.sleep(0.5)
+        raise UserError(f"Flink does not start; see {self.folder / 'logs'}")
+
+    def get(self, path: str) -> Any:
+        """What the REST interface answers.
+
+        Raises:
+          OSError: it does not.
+        """
+        with urllib.request.urlopen(f"http://{self.address}/{path}", timeout=10) as response:
+            return json.load(response)
+
+    def stop(self) -> None:
+        """Ends all processes of the cluster, workers too, those of task managers that were killed among them."""
+        sessions = {int(path.read_text()) for path in (self.folder / "pids").glob("*")}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getsid(process.pid) in sessions:
+                    process.send_signal(signal.SIGKILL)
+        shutil.rmtree(self.folder / "pids", ignore_errors=True)
+
+    def options(self) -> list[str]:
+        """Options of `beamscribe caption` to run on it."""
+        return [
+            "--runner=FlinkRunner",
+            f"--flink_master={self.address}",
+            f"--flink_version={flink_version()}",
+            f"--flink_job_server_jar={INSTALLED / 'flink' / 'runner.jar'}",
+            "--environment_type=PROCESS",
+            f"--environment_config={json.dumps({'command': str(self.worker)})}",
+        ]
+
+    def _configure(self) -> None:
+        configuration = yaml.safe_load((Path(__file__).parent / "config.yaml").read_text(encoding="utf-8"))
+        configuration |= {
+            "rest.port": self._port,
+            "jobmanager.rpc.port": self._port + 1,
+            "blob.server.port": self._port + 2,
+            "taskmanager.numberOfTaskSlots": self._slots,
+            "io.tmp.dirs": str(self.folder / "tmp"),
+        }
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+        self.worker.write_text(
+            "#!/bin/sh\n"
+            "# The workers have what the launcher has: nothing is installed for a job.\n"
+            "export RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1\n"
+            f"export PATH='{Path(sys.executable).parent}':\"$PATH\"\n"
+            f"exec '{INSTALLED / 'bin' / 'boot'}' \"$@\" --semi_persist_dir='{self.folder / 'workers'}'\n",
+            encoding="utf-8",
+        )
+        self.worker.chmod(0o755)
+
+    def _launch(self, name: str, main: str, heap: str, options: list[str]) -> psutil.Process:
+        java = shutil.which("java")
+        if java is None:
+            raise UserError("there is no java; install a Java runtime, version 11 or 17")
+        command = [java, heap, *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)]
+        command += ["-cp", f"{INSTALLED / 'flink' / 'libs'}/*", f"org.apache.flink.runtime.{main}"]
+        command += ["--configDir", str(self.folder), *options]
+        with open(self.folder / "logs" / f"{name}.log", "ab") as log:
+            # A session of its own: all that it starts can be found again. Beam's `boot` writes where it stands.
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, start_new_session=True
+            )
+        (self.folder / "pids").mkdir(exist_ok=True)
+        (self.folder / "pids" / name).write_text(str(process.pid), encoding="utf-8")
+        return psutil.Process(process.pid)
+
+    def _started(self) -> list[str]:
+        return [path.name for path in (self.folder / "pids").glob("task-manager*")]
+
+    def _running(self) -> dict[str, psutil.Process]:
+        running = {}
+        for path in sorted((self.folder / "pids").glob("*")):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(int(path.read_text()))
+                if process.status() != psutil.STATUS_ZOMBIE and "org.apache.flink" in " ".join(process.cmdline()):
+                    running[path.name] = process
+        return running
+
+
+def flink_version() -> str:
+    """The Flink that is installed, as Beam names it; its one home is `pom.xml`."""
+    pom = (Path(__file__).parent / "pom.xml").read_text(encoding="utf-8")
+    return pom.partition("<flink.version>")[2].partition("<")[0]
+
+
+def main() -> int:
+    """Starts or stops a cluster."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.flink.cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("start", "stop"))
+    parser.add_argument("--task-managers", type=int, default=2, metavar="N", help="how many to start (2)")
+    parser.add_argument("--slots", type=int, default=1, metavar="N", help="tasks that each runs at once (1)")
+    parser.add_argument("--port", type=int, default=8081, help="of the job manager's REST interface (8081)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of its configuration and logs")
+    chosen = parser.parse_args()
+    cluster = Cluster(chosen.folder.absolute(), chosen.port, chosen.slots)
+    try:
+        if chosen.action == "stop":
+            cluster.stop()
+            return 0
+        cluster.start(chosen.task_managers)
+    except UserError as error:
+        print(f"flink: {error}", file=sys.stderr)
+        return 1
+    options = " ".join(f"'{option}'" if '"' in option else option for option in cluster.options())
+    print(f"Flink runs: http://{cluster.address}\n\nbeamscribe caption --input … --output … {options} --parallelism 2")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

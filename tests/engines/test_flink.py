@@ -1,0 +1,229 @@
+"""The captioning job on a real Flink cluster: a job manager and task managers, all processes of their own."""
+
+import collections
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import psutil
+import pytest
+import yaml
+
+from jobs import cli
+from jobs.flink.cluster import INSTALLED, Cluster, flink_version
+from pipelines import rows
+from tests.engines.archive import make_archive
+
+FOLDER = Path(__file__).parents[2] / "jobs" / "flink"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    """Two task managers of one slot each."""
+    cluster = Cluster(tmp_path_factory.mktemp("flink"), free_ports(3))
+    cluster.start(2)
+    yield cluster
+    cluster.stop()
+
+
+def free_ports(count: int) -> int:
+    """The first of some ports in a row that nobody listens at."""
+    for first in range(20000, 30000, 10):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("localhost", port))
+            return first
+    raise AssertionError("no free ports")
+
+
+def arguments(photos: Path, output: Path, bundle: Path | None, shard_size: int) -> list[str]:
+    options = ["--bundle", str(bundle)] if bundle else []
+    return ["caption", "--input", str(photos), "--output", str(output), "--shard-size", str(shard_size), *options]
+
+
+def start(cluster: Cluster, job: list[str], log: Path, parallelism: int = 2) -> psutil.Popen:
+    command = [sys.executable, "-m", "jobs.cli", *job, *cluster.options(), f"--parallelism={parallelism}"]
+    with open(log, "wb") as file:
+        return psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def rows_of(output: Path) -> dict[str, dict]:
+    """All rows by their photos, each of which has one."""
+    found = [row for path in rows.committed_files(str(output)) for row in rows.read_table(path).to_pylist()]
+    by_photo = {row["photo"]: row for row in found}
+    assert len(by_photo) == len(found)
+    return by_photo
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 240.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def logged(cluster: Cluster, pattern: str) -> list[tuple[str, ...]]:
+    """What the task managers' logs say, manager by manager: its name, and the groups of the pattern."""
+    return [
+        (path.stem, *match.groups())
+        for path in sorted((cluster.folder / "logs").glob("task-manager*"))
+        for match in re.finditer(pattern, path.read_text(errors="replace"))
+    ]
+
+
+def shards_begun(cluster: Cluster) -> list[tuple[str, str, int]]:
+    """Which manager and process began which shard, each time that one did."""
+    return [(name, pid, int(shard)) for name, pid, shard in logged(cluster, r"process (\d+) captions shard (\d+)")]
+
+
+def committed_shards(output: Path) -> set[int]:
+    return {int(path[-13:-8]) for path in rows.committed_files(str(output))}
+
+
+def began_again(cluster: Cluster) -> bool:
+    """Whether the latest job was begun again, as the job manager says."""
+    job = max(cluster.get("jobs/overview")["jobs"], key=lambda job: job["start-time"])
+    return cluster.get(f"jobs/{job['jid']}")["timestamps"]["RESTARTING"] > 0
+
+
+def test_captions_are_those_of_the_direct_runner(cluster, tmp_path):
+    photos = make_archive(tmp_path / "photos", 2000)
+    assert cli.main(arguments(photos, tmp_path / "direct", None, 32)) == 0
+    job = start(cluster, arguments(photos, tmp_path / "flink", None, 32), tmp_path / "log")
+    assert job.wait(600) == 0, (tmp_path / "log").read_text()
+    expected, found = rows_of(tmp_path / "direct"), rows_of(tmp_path / "flink")
+    assert len(found) == 2000
+    for row in (*expected.values(), *found.values()):
+        del row["written_at"]
+    assert found == expected
+    # Every worker process loaded the model once, and each did a good share of the shards, none of which was done twice.
+    begun = shards_begun(cluster)
+    workers = collections.Counter(pid for _, pid, _ in begun)
+    assert sorted(pid for _, pid in logged(cluster, r"process (\d+) loads the model")) == sorted(workers)
+    assert len(workers) == 2 and min(workers.values()) >= len(begun) // 4
+    assert len(begun) == len({shard for _, _, shard in begun}) == len(rows.committed_files(str(tmp_path / "flink")))
+
+
+def test_a_task_manager_is_killed(cluster, tmp_path, tiny_bundle):
+    photos = make_archive(tmp_path / "photos", 800)
+    cluster.add_task_manager()
+    cluster.wait_for(3)
+    before = len(shards_begun(cluster))
+    output = tmp_path / "out"
+    job = start(cluster, arguments(photos, output, tiny_bundle, 8), tmp_path / "log")
+    wait_until(lambda: len(committed_shards(output)) >= 20)
+    at_work = {name for name, *_ in shards_begun(cluster)[before:]} & cluster.task_managers().keys()
+    victim = cluster.task_managers()[min(at_work)]
+    victim.kill()
+    done = committed_shards(output)
+    begun = len(shards_begun(cluster))
+    assert job.wait(400) == 0, (tmp_path / "log").read_text()
+    assert began_again(cluster)
+    assert len(done) < len(committed_shards(output)) and len(rows_of(output)) == 800
+    assert all(row["status"] == "captioned" for row in rows_of(output).values())
+    again = shards_begun(cluster)
+    assert len(again) > begun
+    # Those that were under way may have begun before their manager was killed, and been written to its log since.
+    assert not {shard for _, _, shard in again[before:] if again[before:].count(shard) > 1} & done
+
+
+def test_a_worker_is_killed(cluster, tmp_path, tiny_bundle):
+    photos = make_archive(tmp_path / "photos", 800)
+    output = tmp_path / "out"
+    before = len(shards_begun(cluster))
+    job = start(cluster, arguments(photos, output, tiny_bundle, 8), tmp_path / "log")
+    wait_until(lambda: len(committed_shards(output)) >= 20)
+    done = committed_shards(output)
+    psutil.Process(int(shards_begun(cluster)[before:][-1][1])).kill()
+    assert job.wait(400) == 0, (tmp_path / "log").read_text()
+    assert began_again(cluster)
+    assert len(done) < len(committed_shards(output)) and len(rows_of(output)) == 800
+
+
+def test_a_job_goes_on_without_its_launcher(cluster, tmp_path, tiny_bundle, capsys):
+    photos = make_archive(tmp_path / "photos", 800)
+    output = tmp_path / "out"
+    job = start(cluster, arguments(photos, output, tiny_bundle, 8), tmp_path / "log")
+    wait_until(lambda: committed_shards(output))
+    for process in (*job.children(recursive=True), job):
+        process.send_signal(signal.SIGKILL)
+    job.wait()
+    again = arguments(photos, output, tiny_bundle, 8)
+    assert cli.main(again) == 1
+    assert re.search(
+        r"in use: run \S+ \(process \d+ on \S+; job beamscribe-\S+ on FlinkRunner\)", capsys.readouterr().err
+    )
+    running = ("RUNNING", "RESTARTING", "CREATED", "INITIALIZING")
+    wait_until(lambda: not any(job["state"] in running for job in cluster.get("jobs/overview")["jobs"]))
+    assert cli.main(again) == 0
+    assert "listed 800 = skipped 800" in capsys.readouterr().out
+    assert len(rows_of(output)) == 800
+
+
+def test_what_a_user_may_get_wrong(cluster, tmp_path, capsys, make_photo):
+    make_photo(tmp_path / "photos" / "1.jpg")
+    job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=FlinkRunner"]
+    assert cli.main([*job, "--flink_master=localhost:1"]) == 1
+    assert "--flink_master: no Flink answers at http://localhost:1: " in capsys.readouterr().err
+    command = [sys.executable, "-m", "jobs.flink.cluster", "start", "--folder", str(cluster.folder)]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 1 and "runs already; stop it first" in second.stderr
+    assert cluster.get("overview")["taskmanagers"] >= 2
+
+
+def test_the_cluster_leaves_nothing_running(tmp_path):
+    cluster = Cluster(tmp_path / "flink", free_ports(3))
+    cluster.start(1)
+    processes = list(cluster._running().values())
+    assert len(processes) == 2
+    cluster.stop()
+    _, alive = psutil.wait_procs(processes, 10)
+    assert not alive
+
+
+def strict(schema: dict) -> dict:
+    """A schema that knows all names: that of the operator lets others pass."""
+    for value in schema.values():
+        if isinstance(value, dict):
+            strict(value)
+    if "properties" in schema and isinstance(schema["properties"], dict) and "type" in schema:
+        schema.setdefault("additionalProperties", False)
+    return schema
+
+
+def test_the_manifests_are_what_kubernetes_and_the_operator_take():
+    deployment, job = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+    with zipfile.ZipFile(INSTALLED / "flink" / "flink-kubernetes-operator-api.jar") as jar:
+        definition = yaml.safe_load(jar.read("META-INF/fabric8/flinkdeployments.flink.apache.org-v1.yml"))
+    (version,) = (v for v in definition["spec"]["versions"] if deployment["apiVersion"].endswith(v["name"]))
+    schema = strict(version["schema"]["openAPIV3Schema"])
+    # They are of every resource.
+    schema["properties"] |= {"apiVersion": {}, "kind": {}, "metadata": {}}
+    jsonschema.validate(deployment, schema)
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**deployment, "spec": {**deployment["spec"], "taskManagers": {}}}, schema)
+    assert deployment["spec"]["flinkVersion"] == f"v{flink_version().replace('.', '_')}"
+    own = yaml.safe_load((FOLDER / "config.yaml").read_text())
+    for name, value in deployment["spec"]["flinkConfiguration"].items():
+        assert str(own.get(name, value)) == value
+    ours = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    slots = int(deployment["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"])
+    assert f"--parallelism={slots * deployment['spec']['taskManager']['replicas']}" in ours
+    assert f"--flink_version={flink_version()}" in ours
+
+
+def test_the_images_have_the_versions_that_are_tested():
+    lines = (FOLDER / "Dockerfile").read_text()
+    constraints = (FOLDER.parents[1] / "constraints.txt").read_text()
+    assert f"apache-beam=={re.search(r'ARG BEAM=(.*)', lines)[1]}\n" in constraints
+    assert re.search(r"ARG FLINK=(.*)", lines)[1] == flink_version()

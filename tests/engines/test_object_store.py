@@ -1,0 +1,260 @@
+"""The whole job in a bucket, against a server of Google Cloud Storage, and a proxy that spoils what it answers."""
+
+import collections
+import gzip
+import hashlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import psutil
+import pytest
+
+from jobs import cli
+from model import bundle
+from model.errors import UserError
+from pipelines import bundles, gcs, lease, listing, rows, storage
+from pipelines.sources import ranges
+from pipelines.sources.base import ListOptions, Source
+from tests.engines.archive import make_archive
+from tests.fault_proxy import faulty
+
+PHOTOS = 220
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Files, none of them equal to another."""
+    return sorted(make_archive(tmp_path_factory.mktemp("archive") / "photos", PHOTOS).iterdir())
+
+
+@pytest.fixture
+def requests():
+    """Methods and paths of all requests."""
+    return []
+
+
+@pytest.fixture
+def fault():
+    """What decides on faults: the function in it, once there is one."""
+    return []
+
+
+@pytest.fixture
+def bucket(object_store, monkeypatch, tmp_path, requests, fault):
+    """URI of an empty bucket, behind a proxy."""
+
+    def decide(method, path):
+        requests.append((method, path))
+        return fault[0](method, path) if fault else None
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with faulty(object_store, decide) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        gcs._client.cache_clear()
+        name = f"archive-{uuid.uuid4().hex[:8]}"
+        gcs._client().create_bucket(name)
+        yield f"gs://{name}"
+        gcs._client.cache_clear()
+
+
+def upload(files, folder):
+    for path in files:
+        # Some in folders below.
+        storage.replace(f"{folder}/{path.name[-5]}/{path.name}", path.read_bytes())
+
+
+def upload_bundle(folder, uri):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.replace(f"{uri}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def rows_of(output):
+    return [row for path in rows.committed_files(output) for row in rows.read_table(path).to_pylist()]
+
+
+def captions_of(output):
+    """Each photo's captions, by its name."""
+    captions = collections.defaultdict(list)
+    for row in rows_of(output):
+        captions[row["photo"].rpartition("/")[2]].append(row["caption"])
+    return captions
+
+
+def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, capsys, tmp_path):
+    upload(photos[:-2], f"{bucket}/photos")
+    copy = f"{bucket}/photos/copy.jpg"
+    storage.replace(copy, photos[0].read_bytes())
+    upload_bundle(tiny_bundle, f"{bucket}/models/tiny")
+    arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out"]
+    arguments += ["--bundle", f"{bucket}/models/tiny", "--shard-size", "32"]
+    requests.clear()
+    assert cli.main(arguments) == 0
+    count = len(photos) - 1
+    assert f"listed {count} = skipped 0 + captioned {count} + failed 0" in capsys.readouterr().out
+    found = {row["photo"]: row for row in rows_of(f"{bucket}/out")}
+    assert len(found) == count
+    by_name = {path.name: path for path in [*photos, *photos[:1]]}
+    for uri, row in found.items():
+        path = by_name.get(uri.rpartition("/")[2], photos[0])
+        assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert row["etag"] == storage.version(uri)
+    # A photo is read to be captioned, once but for the twelve of the report; one that has the bytes of another never.
+    read = collections.Counter(path for method, path in requests if "alt=media" in path and "photos%2F" in path)
+    assert len(read) == count - 1 and read.total() <= count - 1 + 12
+    assert not [path for _, path in requests if re.search(r"/batch|rewriteTo|copyTo", path)]
+
+    # The bundle is not fetched again.
+    upload(photos[-2:], f"{bucket}/photos")
+    requests.clear()
+    assert cli.main(arguments) == 0
+    assert f"listed {count + 2} = skipped {count} + captioned 2 + failed 0" in capsys.readouterr().out
+    of_bundle = {path.partition("?")[0] for _, path in requests if "models%2Ftiny" in path}
+    assert {path.rpartition("%2F")[2] for path in of_bundle} == {"bundle.json"}
+
+    assert cli.main(["verify", f"{bucket}/out", "--input", f"{bucket}/photos"]) == 0
+    assert cli.main(["compact", f"{bucket}/out"]) == 0
+    assert len(rows.committed_files(f"{bucket}/out")) == 1 and len(rows_of(f"{bucket}/out")) == count + 2
+    assert cli.main(["verify", f"{bucket}/out", "--input", f"{bucket}/photos"]) == 0
+    assert cli.main(["show", f"{bucket}/out"]) == 0
+    assert cli.main(arguments) == 0
+    assert f"listed {count + 2} = skipped {count + 2}" in capsys.readouterr().out
+
+
+def test_a_damaged_copy_of_the_bundle_is_fetched_again(bucket, tiny_bundle, tmp_path, requests):
+    upload_bundle(tiny_bundle, f"{bucket}/tiny")
+    fingerprint = bundle.describe(tiny_bundle).fingerprint
+    assert bundles.described(f"{bucket}/tiny").fingerprint == fingerprint
+    folder = bundles.fetched(f"{bucket}/tiny", fingerprint)
+    assert folder.is_relative_to(tmp_path / "cache")
+    (folder / "vocabulary.txt").write_text("nonsense")
+    assert bundles.fetched(f"{bucket}/tiny", fingerprint) == folder
+    assert bundle.describe(folder).fingerprint == fingerprint
+    with pytest.raises(UserError, match="is not the one that the job was started with"):
+        bundles.fetched(f"{bucket}/tiny", "0" * 16)
+    assert sorted(path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")) == [fingerprint]
+    with pytest.raises(UserError, match="is not a model bundle"):
+        bundles.described(f"{bucket}/none")
+    storage.replace(f"{bucket}/tiny/vocabulary.txt", b"nonsense")
+    (folder / "vocabulary.txt").unlink()
+    with pytest.raises(UserError, match=f"the bundle {bucket}/tiny is damaged"):
+        bundles.fetched(f"{bucket}/tiny", fingerprint)
+
+
+def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, fault, monkeypatch, capsys):
+    monkeypatch.setattr(gcs, "TIMEOUT_SECONDS", 1.0)
+    some = photos[:60]
+    upload(some, f"{bucket}/photos")
+    upload_bundle(tiny_bundle, f"{bucket}/tiny")
+    faults = itertools.cycle([503, "short", 429, "reset", 500, "stall 2", 502, "lost"])
+    turn = itertools.count(1)
+    given = collections.Counter()
+
+    def decide(method, path):
+        if next(turn) % 5:
+            return None
+        chosen = next(faults)
+        kind = "list" if path.partition("?")[0].endswith("/o") and method == "GET" else method
+        given[kind] += 1
+        return chosen
+
+    fault.append(decide)
+    arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out", "--shard-size", "16"]
+    assert cli.main([*arguments, "--bundle", f"{bucket}/tiny"]) == 0
+    fault.clear()
+    output = capsys.readouterr().out
+    assert f"listed {len(some)} = skipped 0 + captioned {len(some)} + failed 0" in output
+    captions = captions_of(f"{bucket}/out")
+    assert captions.keys() == {path.name for path in some} and all(len(of) == 1 for of in captions.values())
+    assert given["GET"] and given["POST"] and given["list"], given
+    counted = int(re.search(r"made again: (\d+)", output)[1])
+    # Those of the launcher's own last requests are not in it.
+    assert 0 < counted <= given.total()
+    (report,) = storage.within(f"{bucket}/out", "runs", "*", "report.json")
+    assert f'"retries": {counted}' in storage.read(report).decode()
+
+
+@pytest.mark.parametrize("size", [10, 9 * 2**20])
+def test_what_was_created_though_the_answer_was_lost(bucket, fault, size):
+    left = ["lost"]
+    fault.append(lambda method, _: left.pop() if method in ("POST", "PUT") and left else None)
+    assert storage.create(f"{bucket}/x", b"1" * size)
+    assert not left
+    assert not storage.create(f"{bucket}/x", b"1" * size)
+    assert storage.read(f"{bucket}/x") == b"1" * size
+    # What another one has created meanwhile is not taken for one's own.
+    left.append(503)
+    assert not storage.create(f"{bucket}/x", b"2" * size)
+
+
+def test_a_job_that_is_killed_goes_on(bucket, photos, tiny_bundle, tmp_path, capsys):
+    upload(photos, f"{bucket}/photos")
+    arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out", "--shard-size", "32"]
+    arguments += ["--bundle", str(tiny_bundle)]
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *arguments], stdout=log, stderr=log, start_new_session=True
+        )
+        end = time.monotonic() + 120
+        while len(rows.committed_files(f"{bucket}/out")) < 2:
+            assert job.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    committed = len(rows_of(f"{bucket}/out"))
+    assert 0 < committed < len(photos)
+    assert cli.main(arguments) == 0
+    expected = f"listed {PHOTOS} = skipped {committed} + captioned {PHOTOS - committed} + failed 0"
+    assert expected in capsys.readouterr().out
+    assert all(len(of) == 1 for of in captions_of(f"{bucket}/out").values())
+    assert not [process for process in psutil.process_iter() if _session(process) == job.pid]
+
+
+def _session(process):
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_one_job_at_a_time(bucket, fault):
+    left = []
+    fault.append(lambda method, _: left.pop() if method == "POST" and left else None)
+    with lease.hold(f"{bucket}/out", "run 1"):
+        with pytest.raises(UserError, match="in use: run 1"), lease.hold(f"{bucket}/out", "run 2"):
+            pass
+        assert str(lease.holder_of(f"{bucket}/out")).startswith("run 1")
+    assert lease.holder_of(f"{bucket}/out") is None
+    # It was taken, and the answer lost.
+    left.append("lost")
+    with lease.hold(f"{bucket}/out", "run 3"):
+        assert str(lease.holder_of(f"{bucket}/out")).startswith("run 3")
+
+
+def test_an_object_that_the_store_unpacks(bucket):
+    blob = gcs._blob(f"{bucket}/list.txt")
+    blob.content_encoding = "gzip"
+    blob.upload_from_string(gzip.compress(b"a.jpg"))
+    assert storage.metadata(f"{bucket}/list.txt")[2:] == (0, "")
+    with storage.opened(f"{bucket}/list.txt") as stream:
+        assert stream.read() == b"a.jpg"
+
+
+def test_a_folder_and_a_glob_are_split_by_ranges_of_names(bucket, monkeypatch):
+    monkeypatch.setattr(ranges, "SMALLEST", 50)
+    names = [f"{year}/{month:02d}/{n}.jpg" for year in range(2015, 2025) for month in range(1, 6) for n in (1, 2)]
+    for name in [*names, "1.jpg", "2019.jpg", "é.jpg", ".hidden/x.jpg"]:
+        storage.replace(f"{bucket}/photos/{name}", name.encode())
+    storage.replace(f"{bucket}/photos2/x.jpg", b"x")
+    for source in (Source(f"{bucket}/photos", "folder"), Source(f"{bucket}/photos/**.jpg", "glob")):
+        parts = list(ranges.parts(source))
+        assert 8 < len(parts) < 200
+        found = [list(listing.list_source(part, ListOptions())) for part in parts]
+        assert list(itertools.chain.from_iterable(found)) == list(listing.list_source(source, ListOptions()))
+        assert max(map(len, found)) < len(names) / 2

@@ -1,0 +1,44 @@
+"""The captioning job on Prism, Beam's runner for one machine, as a binary of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from jobs import cli
+from tests.engines.archive import make_archive
+from tests.engines.test_flink import rows_of
+from tests.test_hostile import check_misbehaving_decoders
+
+PRISM = ["--runner=PrismRunner", f"--prism_location={Path(__file__).parents[2] / '.engines' / 'bin' / 'prism'}"]
+
+
+def test_captions_are_those_of_the_direct_runner(tmp_path):
+    photos = make_archive(tmp_path / "photos", 200)
+    job = ["caption", "--input", str(photos), "--shard-size", "32", "--output"]
+    assert cli.main([*job, str(tmp_path / "direct")]) == 0
+    command = [sys.executable, "-m", "jobs.cli", *job, str(tmp_path / "prism"), *PRISM]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "listed 200 = skipped 0 + captioned 200 + failed 0" in done.stdout
+    assert "Traceback" not in done.stderr and "ERROR" not in done.stderr, done.stderr
+    expected, found = rows_of(tmp_path / "direct"), rows_of(tmp_path / "prism")
+    for row in (*expected.values(), *found.values()):
+        del row["written_at"]
+    assert found == expected
+    # Prism ends with the job.
+    assert not [p for p in psutil.process_iter() if "prism" in p.name()]
+
+
+def test_a_decoder_that_aborts_or_hangs_costs_its_photo_alone(tmp_path, tiny_bundle, make_photo):
+    check_misbehaving_decoders(tmp_path, tiny_bundle, make_photo, *PRISM)
+
+
+def test_what_a_user_may_get_wrong(tmp_path, capsys, make_photo):
+    make_photo(tmp_path / "photos" / "1.jpg")
+    job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=PrismRunner"]
+    assert cli.main([*job, f"--prism_location={tmp_path / 'none'}"]) == 1
+    assert capsys.readouterr().err == (
+        f"beamscribe caption: --prism_location: there is no {tmp_path / 'none'}; build it with `make prism`\n"
+    )

@@ -1,0 +1,149 @@
+"""What is filled in for Dataflow, what is refused, and the account that a job without a launcher keeps."""
+
+import dataclasses
+import json
+import re
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, WorkerOptions
+
+from jobs import beam_runner, cli, dataflow_runner
+from model import bundle
+from model.errors import UserError
+from pipelines.caption import CaptionArchive, CaptionOptions
+
+JOB = CaptionOptions(
+    inputs=("gs://archive/photos",),
+    output="gs://captions/all",
+    run="20260102T030405-abcdef",
+    bundle="",
+    model="0123456789abcdef",
+    settings=bundle.CaptionSettings(3, 20),
+)
+DATAFLOW = ("--runner", "DataflowRunner", "--project", "proj-123", "--region", "us-central1")
+IMAGE = ("--sdk_container_image", "europe-docker.pkg.dev/proj-123/images/worker:1")
+
+
+def filled(*arguments: str, job: CaptionOptions = JOB, gpu: str | None = None):
+    options = beam_runner.pipeline_options(arguments)
+    dataflow_runner.fill(options, dataclasses.replace(job, accelerator=dataflow_runner.accelerator(gpu, options)))
+    return options
+
+
+def test_what_is_not_said_is_filled_in():
+    options = filled(*DATAFLOW, *IMAGE, gpu="nvidia-l4")
+    cloud, workers = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
+    assert cloud.job_name == "beamscribe-20260102t030405-abcdef"
+    assert cloud.temp_location == "gs://captions/beamscribe-temp"
+    assert (workers.machine_type, workers.disk_size_gb) == (dataflow_runner.MACHINE, 50)
+    assert options.view_as(DebugOptions).number_of_worker_harness_threads == 4
+    assert options.view_as(DebugOptions).experiments == ["no_use_multiple_sdk_containers"]
+
+
+def test_other_runners_are_left_alone():
+    options = filled("--direct_num_workers", "2")
+    assert options.view_as(GoogleCloudOptions).job_name is None
+    assert options.view_as(WorkerOptions).machine_type is None
+
+
+@pytest.mark.parametrize("runner", ["DataflowRunner", "dataflow", "apache_beam.runners.dataflow.DataflowRunner"])
+def test_dataflow_is_known_by_each_of_its_names(runner):
+    assert dataflow_runner.is_chosen(beam_runner.pipeline_options(["--runner", runner]))
+
+
+@pytest.mark.parametrize("gpu", [*dataflow_runner.GPU_MACHINES, "nvidia-rtx-pro-6000:g4-standard-48"])
+def test_a_gpu_is_asked_for_with_its_machine(gpu):
+    hint = dataflow_runner.accelerator(gpu, beam_runner.pipeline_options(DATAFLOW))
+    assert re.fullmatch("type:nvidia-[a-z0-9-]+;count:1;machine_type:[a-z0-9-]+;install-nvidia-driver", hint)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "gpu", "message"),
+    [
+        (DATAFLOW[:4] + IMAGE, {}, None, "--region: Dataflow needs it"),
+        (DATAFLOW[:2] + DATAFLOW[4:] + IMAGE, {}, None, "--project: Dataflow needs it"),
+        (
+            (*DATAFLOW, *IMAGE, "--temp_location", "/tmp"),
+            {},
+            None,
+            "--temp_location: Dataflow's workers can't see /tmp",
+        ),
+        (DATAFLOW + IMAGE, {"output": "/captions"}, None, "--output: Dataflow's workers can't see /captions"),
+        (DATAFLOW + IMAGE, {"inputs": ("gs://a/b", "/c")}, None, "--input: Dataflow's workers can't see /c"),
+        (DATAFLOW + IMAGE, {"bundle": "/b"}, None, "--bundle: Dataflow's workers can't see /b"),
+        (DATAFLOW, {}, "nvidia-l4", "--sdk_container_image: --gpu needs an image with CUDA in it; .*docker build"),
+        (DATAFLOW, {}, None, "--sdk_container_image: Dataflow's workers need an image with Beamscribe in it"),
+        (DATAFLOW + IMAGE, {}, "l4", "--gpu l4: choose one of nvidia-l4, "),
+        (DATAFLOW + IMAGE, {}, "nvidia-h300", "--gpu nvidia-h300: choose one of .*name its machine, too"),
+        (DATAFLOW + IMAGE, {}, "nvidia-l4;count:8", "--gpu nvidia-l4;count:8: choose one of "),
+        ((*DATAFLOW, *IMAGE, "--flexrs_goal", "COST_OPTIMIZED"), {}, "nvidia-l4", "--flexrs_goal: "),
+        (
+            (*DATAFLOW, *IMAGE, "--dataflow_service_options", "worker_accelerator=type:nvidia-l4;count:1"),
+            {},
+            "nvidia-l4",
+            "--dataflow_service_options: worker_accelerator and --gpu exclude each other",
+        ),
+        ((), {}, "nvidia-l4", "--gpu: only Dataflow hands out GPUs"),
+    ],
+)
+def test_what_can_not_work_is_refused_in_a_line(arguments, changes, gpu, message):
+    with pytest.raises(UserError, match=message) as error:
+        filled(*arguments, job=dataclasses.replace(JOB, **changes), gpu=gpu)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_refuses_too(tmp_path, make_photo, capsys):
+    make_photo(tmp_path / "photos" / "1.jpg")
+    photos = ["--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]
+    assert cli.main(["caption", *photos, *DATAFLOW, *IMAGE]) == 1
+    assert f"--input: Dataflow's workers can't see {tmp_path}/photos" in capsys.readouterr().err
+    assert cli.main(["caption", *photos, "--gpu", "nvidia-l4"]) == 1
+    assert "--gpu: only Dataflow hands out GPUs" in capsys.readouterr().err
+
+
+@pytest.fixture
+def unattended(tmp_path, make_photo, tiny_bundle):
+    """A job as a template holds it, but on local files."""
+    for index in range(3):
+        make_photo(tmp_path / "photos" / f"{index}.jpg")
+    found = bundle.describe(tiny_bundle)
+    job = dataclasses.replace(
+        JOB,
+        inputs=(str(tmp_path / "photos"),),
+        output=str(tmp_path / "out"),
+        bundle=str(tiny_bundle),
+        model=found.fingerprint,
+        settings=found.settings,
+    )
+    config = {
+        "run": job.run,
+        "inputs": job.inputs,
+        "output": job.output,
+        "bundle": {"name": found.name, "fingerprint": found.fingerprint},
+        "settings": job.settings_fingerprint,
+        "recaption": [],
+        "runner": "DataflowRunner",
+        "version": "0",
+        "started_at": "2026-01-02T03:04:05+00:00",
+    }
+    return dataflow_runner.Unattended(CaptionArchive(job), config)
+
+
+def test_a_job_without_a_launcher_keeps_its_own_account(unattended, tmp_path):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | unattended
+    folder = tmp_path / "out" / "runs" / JOB.run
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["listed"], report["captioned"], report["balanced"]) == (3, 3, True)
+    assert json.loads((folder / "config.json").read_text())["run"] == JOB.run
+    assert (folder / "_SUCCESS").exists() and (folder / "report.html").exists()
+
+
+def test_such_a_job_fails_where_a_photo_has_no_row(unattended, tmp_path, monkeypatch):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | unattended
+    for file in tmp_path.glob("out/captions/run=*/shard-*.parquet"):
+        file.unlink()
+    with pytest.raises(dataflow_runner.IncompleteError, match=r"some photos have no row: .*0\.jpg"):
+        dataflow_runner.write_report(unattended.config)
