@@ -48,6 +48,8 @@ setuptools.setup(
         "evaluate": ["pycocoevalcap>=1.2"],
         "dev": [
             "gcp-storage-emulator",
+            "jsonschema",
+            "kubernetes-validate",
             "mypy",
             "pytest",
             "pytest-xdist",
