@@ -34,13 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Prints what was asked for."""
+    from jobs import output_folder
     from model.errors import UserError
     from pipelines import rows
 
     if options.limit is not None and options.limit < 0:
         raise UserError(f"--limit {options.limit}: give a number of photos, or 0 for all")
     try:
-        files = _committed_files(options.output)
+        files = rows.committed_files(output_folder.checked(options.output))
         if not files:
             print(f"{options.output}: nothing is committed yet", file=sys.stderr)
             return 0
@@ -55,24 +56,6 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     except OSError as error:
         raise UserError(f"can't read {options.output}: {error.strerror or error}") from None
     return 0
-
-
-def _committed_files(output: str) -> list[str]:
-    """The shard files of all runs; none where a run has committed nothing yet."""
-    from model.errors import UserError
-    from pipelines import rows, storage
-
-    try:
-        files = rows.committed_files(output)
-        is_output = files or any(storage.within(output, "runs", "*", "config.json"))
-    except ValueError as error:
-        # No filesystem for the scheme.
-        raise UserError(str(error)) from None
-    if is_output:
-        return files
-    if storage.is_local(output) and not os.path.isdir(output):
-        raise UserError(f"no folder {output}; give the --output folder of `beamscribe caption`")
-    raise UserError(f"{output} holds no captions; give the --output folder of `beamscribe caption`")
 
 
 def _chosen(tables: "Iterable[pa.Table]", only_failed: bool) -> "Iterator[pa.Table]":

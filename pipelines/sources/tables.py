@@ -17,8 +17,9 @@ from pipelines.sources.base import MAX_BYTES, Ignored, ListOptions
 # Names that such columns have, in the order in which they are looked for.
 _IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "content", "image/encoded")
 _NAME_COLUMNS = ("key", "__key__", "file_name", "filename", "path", "name", "id", "image_id", "image/filename")
-# Photos held at once while a row group is read.
-_BATCH_ROWS = 16
+# Bytes of a row group that are held at once, about, and most rows.
+_BATCH_BYTES = 32 * 2**20
+_BATCH_ROWS = 256
 
 
 def image_column(schema: pa.Schema, options: ListOptions) -> str | None:
@@ -106,7 +107,9 @@ def _values(table: pq.ParquetFile, groups: Iterable[int], column: str) -> Iterat
     sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
     for group in groups:
         row = sum(sizes[:group])
-        for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
+        mean = table.metadata.row_group(group).total_byte_size // max(sizes[group], 1)
+        rows = min(max(_BATCH_BYTES // max(mean, 1), 1), _BATCH_ROWS)
+        for batch in table.iter_batches(rows, row_groups=[group], columns=[column]):
             for value in batch.column(0):
                 yield row, _leaf(value.as_py())
                 row += 1
