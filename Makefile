@@ -101,6 +101,7 @@ $(ENGINES)/bin/fake-gcs-server:
 	@GOBIN=$(CURDIR)/$(ENGINES)/bin go install github.com/fsouza/fake-gcs-server@v1.56.1
 
 $(ENGINES)/flink/runner.jar: jobs/flink/pom.xml
+	@rm -rf $(ENGINES)/flink/libs
 	@mvn --quiet --batch-mode --file jobs/flink/pom.xml package -DoutputDirectory=$(CURDIR)/$(ENGINES)/flink
 
 # The Flex Template of Dataflow, docs/dataflow.md. REPOSITORY is one of Artifact Registry: europe-docker.pkg.dev/….

@@ -3,9 +3,12 @@
 import contextlib
 import os
 import re
+import shlex
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -13,6 +16,7 @@ import grpc
 import psutil
 from apache_beam.options.pipeline_options import (
     DirectOptions,
+    JobServerOptions,
     PipelineOptions,
     PrismRunnerOptions,
     StandardOptions,
@@ -46,7 +50,8 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
         if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
             raise UserError(f"what is {argument} for? No option takes it; see --help")
     standard: Any = options.view_as(StandardOptions)
-    if standard.runner in (None, "DirectRunner"):
+    standard.runner = _canonical(standard.runner or "DirectRunner")
+    if standard.runner == "DirectRunner":
         standard.runner = DEFAULT_RUNNER
     try:
         create_runner(standard.runner)
@@ -61,13 +66,42 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     return options
 
 
+def _canonical(runner: str) -> str:
+    """A runner's name, of which Beam takes other spellings, too: `flink`, or the path of its class."""
+    names = {name.lower().removesuffix("runner"): name for name in StandardOptions.KNOWN_RUNNER_NAMES}
+    return names.get(runner.rpartition(".")[2].lower().removesuffix("runner"), runner)
+
+
 def run(job: beam.PTransform, options: PipelineOptions) -> None:
     """Runs a job from its root transform to the end; raises what the runner raises.
 
     Where a worker process of the direct runner dies, for which that would wait for ever, this process ends, too.
     """
-    with beam.Pipeline(runner=_runner(options), options=options) as pipeline:
+    with _job_server_ends_too(options), beam.Pipeline(runner=_runner(options), options=options) as pipeline:
         pipeline | type(job).__name__ >> job
+
+
+@contextlib.contextmanager
+def _job_server_ends_too(options: PipelineOptions) -> Iterator[None]:
+    """Has Prism, or Flink's job server, started by a script that ties it to this process, should that be killed."""
+    runner: Any = options.view_as(StandardOptions).runner
+    prism: Any = options.view_as(PrismRunnerOptions)
+    server: Any = options.view_as(JobServerOptions)
+    binary = prism.prism_location
+    with tempfile.TemporaryDirectory(prefix="beamscribe-") as folder:
+        if runner == "PrismRunner" and binary and os.path.isfile(binary) and not zipfile.is_zipfile(binary):
+            prism.prism_location = _script(folder, "prism", os.path.abspath(binary))
+        if runner == "FlinkRunner":
+            server.job_server_java_launcher = _script(folder, "java", server.job_server_java_launcher)
+        yield
+
+
+def _script(folder: str, name: str, program: str) -> str:
+    path = os.path.join(folder, name)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\n{worker_process.command(os.getpid())} {shlex.quote(program)} "$@"\n')
+    os.chmod(path, 0o755)
+    return path
 
 
 def _runner(options: PipelineOptions) -> PipelineRunner | None:

@@ -5,6 +5,7 @@ Any option of Beam's own (--runner, --direct_num_workers, …) passes through.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -89,11 +90,12 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     caption_options, config = _validated(options, beam_options)
     folder, job = caption_options.folder, remote_jobs.describe(caption_options.run, beam_options)
     started = datetime.datetime.now(datetime.UTC)
-    if place := dataflow_runner.template(beam_options):
-        if options.max_failures:
-            raise UserError("--max-failures: nobody counts while a template's job runs; leave it out")
-        return _write_template(place, caption_options, beam_options, {**config, "started_at": started.isoformat()})
+    held = False
     try:
+        if place := dataflow_runner.template(beam_options):
+            if options.max_failures:
+                raise UserError("--max-failures: nobody counts while a template's job runs; leave it out")
+            return _write_template(place, caption_options, beam_options, {**config, "started_at": started.isoformat()})
         with lease.hold(
             caption_options.output,
             f"run {caption_options.run}",
@@ -101,6 +103,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             job,
             remote_jobs.is_running,
         ):
+            held = True
             history.stop_earlier(caption_options.output)
             caption_options = dataclasses.replace(caption_options, since=history.unfinished_since(config))
             _write_config(caption_options, {**config, "started_at": started.isoformat()})
@@ -113,9 +116,10 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             report.write(result, caption_options.output)
             stopped = stopping.reason(folder)
     except KeyboardInterrupt:
-        if job:
+        if job and held:
             # It goes on without this process.
-            stopping.stop(folder, "its launcher was interrupted")
+            with contextlib.suppress(OSError):
+                stopping.stop(folder, "its launcher was interrupted")
         raise
     except OSError as error:
         raise UserError(f"--output: can't write to {caption_options.output}: {error.strerror or error}") from None

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Folds the runs and says what came of it."""
-    from jobs import output_folder, remote_jobs
+    from jobs import history, output_folder, remote_jobs
     from model.errors import UserError
     from pipelines import compaction, lease
 
@@ -31,6 +31,8 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     lost: list[str] = []
     try:
         with lease.hold(output, "compact", lost.append, is_running=remote_jobs.is_running):
+            # What is still left of them would go on with files that are gone.
+            history.stop_earlier(output)
             outcome = compaction.compact(output, lost)
     except OSError as error:
         raise UserError(f"can't fold {output}: {error.strerror or error}; run it again to go on") from None

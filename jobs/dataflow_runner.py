@@ -53,8 +53,7 @@ BUILD_IMAGE = "see docs/dataflow.md, or build it: docker build --file jobs/dataf
 def is_chosen(options: PipelineOptions) -> bool:
     """Whether the runner is Dataflow's."""
     runner: Any = options.view_as(StandardOptions).runner
-    # Beam knows it by other spellings, too.
-    return runner.rpartition(".")[2].lower().removesuffix("runner") == "dataflow"
+    return runner == "DataflowRunner"
 
 
 def accelerator(gpu: str | None, options: PipelineOptions) -> str | None:
@@ -152,8 +151,8 @@ def console(options: PipelineOptions) -> str | None:
     return f"{cloud.job_name}, on https://console.cloud.google.com/dataflow/jobs?project={cloud.project}"
 
 
-def is_running(project: str, region: str, endpoint: str, name: str) -> bool:
-    """Whether Dataflow has a job of that name which has not ended; False where it can't be asked."""
+def is_running(project: str, region: str, endpoint: str, name: str) -> bool | None:
+    """Whether Dataflow has a job of that name which has not ended; None where it can't be asked."""
     from google.api_core.client_options import ClientOptions
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import dataflow
@@ -171,7 +170,7 @@ def is_running(project: str, region: str, endpoint: str, name: str) -> bool:
         )
         return any(job.name == name for job in client.list_jobs(request, timeout=PATIENCE))
     except Exception:  # noqa: BLE001 - of credentials, of the network, of the service
-        return False
+        return None
 
 
 @dataclasses.dataclass

@@ -1,5 +1,6 @@
 """What the captioning job needs on Flink, and what Flink says of a job."""
 
+import http.client
 import json
 import urllib.request
 from typing import Any
@@ -14,6 +15,8 @@ from model.errors import UserError
 _WORKERS_STAY = 10_000
 # Seconds in which a job manager answers.
 _PATIENCE = 10.0
+# What asking may raise: of the network, of a server that is none of HTTP, of one that is another.
+_NO_ANSWER = (OSError, ValueError, LookupError, TypeError, http.client.HTTPException)
 # States that a job does not leave (org.apache.flink.api.common.JobStatus).
 _ENDED = ("FINISHED", "CANCELED", "FAILED")
 
@@ -33,8 +36,8 @@ def complete(options: PipelineOptions) -> None:
     if address is None:
         return
     try:
-        _get(address, "overview")
-    except (OSError, ValueError) as error:
+        _get(address, "overview")["taskmanagers"]
+    except _NO_ANSWER as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise UserError(f"--flink_master: no Flink answers at {address}: {reason}") from None
 
@@ -47,13 +50,13 @@ def rest_address(options: PipelineOptions) -> str | None:
     return FlinkRunner.add_http_scheme(flink.flink_master).rstrip("/")
 
 
-def is_running(address: str, name: str) -> bool:
-    """Whether a cluster has a job of that name which has not ended; False where it can't be asked."""
+def is_running(address: str, name: str) -> bool | None:
+    """Whether a cluster has a job of that name which has not ended; None where it can't be asked."""
     try:
         jobs = _get(address, "jobs/overview")["jobs"]
-    except (OSError, ValueError):
-        return False
-    return any(job["name"] == name and job["state"] not in _ENDED for job in jobs)
+        return any(job["name"] == name and job["state"] not in _ENDED for job in jobs)
+    except _NO_ANSWER:
+        return None
 
 
 def _get(address: str, path: str) -> Any:

@@ -1,5 +1,6 @@
 """Shows how far a run is: a thread that counts commits against the plan, the same on every runner."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -88,7 +89,10 @@ class Progress:
             self._failed[path] = statuses.count(FAILED)
         failed, allowed = sum(self._failed.values()), limit.of(made.planned)
         if failed > allowed:
-            stopping.stop(self._options.folder, f"{failed} photos failed, more than the {allowed} of --max-failures")
+            reason = f"{failed} photos failed, more than the {allowed} of --max-failures"
+            # Where that fails it is done at the next look.
+            with contextlib.suppress(OSError):
+                stopping.stop(self._options.folder, reason)
 
     def _plan(self) -> plan.Plan | None:
         try:

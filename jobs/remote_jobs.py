@@ -1,5 +1,7 @@
 """Jobs that go on where their launcher has ended, and how to ask their runners about them."""
 
+import socket
+import urllib.parse
 from typing import Any
 
 
@@ -8,7 +10,7 @@ def describe(run: str, beam_options: Any) -> dict[str, str] | None:
 
     Args:
       run: its id.
-      beam_options: Beam's options of the job, which is given a name of its own where it has none.
+      beam_options: Beam's options of the job, changed so that the job's name is its own.
     """
     from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
 
@@ -16,10 +18,10 @@ def describe(run: str, beam_options: Any) -> dict[str, str] | None:
 
     cloud = beam_options.view_as(GoogleCloudOptions)
     runner = beam_options.view_as(StandardOptions).runner
-    if cloud.job_name is None:
-        cloud.job_name = f"beamscribe-{run.lower()}"
     if runner == "FlinkRunner" and (address := flink_runner.rest_address(beam_options)):
-        return {"runner": runner, "name": cloud.job_name, "address": address}
+        # A cluster may have many jobs of one name.
+        cloud.job_name = f"{cloud.job_name or 'beamscribe'}-{run.lower()}"
+        return {"runner": runner, "name": cloud.job_name, "address": address, "host": socket.gethostname()}
     if runner == "DataflowRunner":
         return {
             "runner": runner,
@@ -31,10 +33,13 @@ def describe(run: str, beam_options: Any) -> dict[str, str] | None:
     return None
 
 
-def is_running(job: dict[str, str]) -> bool:
-    """Whether a job that `describe` gave has begun and not ended; False where its runner can't be asked."""
+def is_running(job: dict[str, str]) -> bool | None:
+    """Whether a job that `describe` gave has begun and not ended; None where its runner can't be asked from here."""
     from jobs import dataflow_runner, flink_runner
 
-    if job["runner"] == "FlinkRunner":
-        return flink_runner.is_running(job["address"], job["name"])
-    return dataflow_runner.is_running(job["project"], job["region"], job["endpoint"], job["name"])
+    if job["runner"] == "DataflowRunner":
+        return dataflow_runner.is_running(job["project"], job["region"], job["endpoint"], job["name"])
+    is_local = urllib.parse.urlsplit(job["address"]).hostname in ("localhost", "127.0.0.1", "::1")
+    if is_local and job["host"] != socket.gethostname():
+        return None
+    return flink_runner.is_running(job["address"], job["name"])

@@ -20,13 +20,14 @@ import psutil
 from model.errors import UserError
 from pipelines import storage
 
-# Seconds between two beats, and without one after which a holder counts as dead.
+# Seconds between two beats, and without one after which a holder counts as dead: a request to a store that stalls and
+# is made again must fit in.
 BEAT = 5.0
-DEAD = 20.0
+DEAD = 27.0
 _LOOK = 0.5
 
-# Whether a runner has a job that has not ended.
-IsRunning = Callable[[dict[str, str]], bool]
+# Whether a runner has a job that has not ended; None where it can't be asked.
+IsRunning = Callable[[dict[str, str]], bool | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,35 +105,37 @@ def hold(
         beating.join()
         # Where that fails the next job finds out by itself that this one has ended.
         with contextlib.suppress(OSError):
-            if job is None or not is_running(job):
+            if job is None or is_running(job) is False:
                 storage.replace(_path(folder, number, "released"), b"")
 
 
 def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | None:
     """Who holds the lease of an output folder; None where nobody does who lives. May take `DEAD` seconds."""
-    folder = storage.join(output, "leases")
-    number = _latest(folder)
-    holder = _holder(folder, number)
-    return holder if holder and _lives(folder, number, holder, is_running) else None
+    return _latest_holder(storage.join(output, "leases"), is_running)[1]
 
 
 def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
     while True:
-        number = _latest(folder)
-        try:
-            holder = _holder(folder, number)
-        except FileNotFoundError:
-            # Somebody else has just taken the next one.
-            continue
-        if holder and _lives(folder, number, holder, is_running):
+        number, holder = _latest_holder(folder, is_running)
+        if holder:
             raise UserError(
                 f"{storage.folder_of(folder)} is in use: {holder} writes to it; wait for its end, or stop it"
             )
-        created = storage.create(_path(folder, number + 1, "json"), json.dumps(vars(myself)).encode())
-        # A store may have done it and lost its answer, and then refuse the second attempt.
-        if created or _holder(folder, number + 1) == myself:
+        if storage.create(_path(folder, number + 1, "json"), json.dumps(vars(myself)).encode()):
             _clean_up(folder, number)
             return number + 1
+
+
+def _latest_holder(folder: str, is_running: IsRunning) -> tuple[int, Holder | None]:
+    """The number of the latest lease, and who holds it; None where nobody does who lives."""
+    while True:
+        number = _latest(folder)
+        try:
+            holder = _holder(folder, number)
+            return number, holder if holder and _lives(folder, number, holder, is_running) else None
+        except FileNotFoundError:
+            # Somebody else has just taken the next one, and cleaned up.
+            continue
 
 
 def _latest(folder: str) -> int:
@@ -153,19 +156,25 @@ def _holder(folder: str, number: int) -> Holder | None:
 
 def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> bool:
     died = holder.has_died()
-    if died is False or (holder.job and is_running(holder.job)):
+    if died is False:
         return True
-    if died:
-        return False
-    before = _count(folder, number)
-    end = time.monotonic() + DEAD
-    while time.monotonic() < end:
-        time.sleep(_LOOK)
-        if _holder(folder, number) is None:
-            return False
-        if _count(folder, number) != before:
-            return True
-    return False
+    if died is None:
+        before = _count(folder, number)
+        end = time.monotonic() + DEAD
+        while time.monotonic() < end:
+            time.sleep(_LOOK)
+            if _holder(folder, number) is None:
+                return False
+            if (count := _count(folder, number)) is not None and before is not None and count != before:
+                return True
+            before = count if before is None else before
+    running = is_running(holder.job) if holder.job else False
+    if running is None:
+        raise UserError(
+            f"{storage.folder_of(folder)} was in use: {holder}; its launcher is gone, and the runner can't be asked "
+            f"whether the job is; try again, or, where that is gone for good, delete {_path(folder, number, 'json')}"
+        )
+    return running
 
 
 def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str], None]) -> None:
@@ -181,11 +190,14 @@ def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str]
                 return
 
 
-def _count(folder: str, number: int) -> bytes:
+def _count(folder: str, number: int) -> bytes | None:
+    """The last beat; empty where there was none, None where it can't be read just now."""
     try:
         return storage.read(_path(folder, number, "beat"))
-    except OSError:
+    except FileNotFoundError:
         return b""
+    except OSError:
+        return None
 
 
 def _clean_up(folder: str, until: int) -> None:

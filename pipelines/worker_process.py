@@ -1,8 +1,11 @@
-"""A worker process of the direct runner: Beam's own, but one that ends with the process that started the job.
+"""A process that ends with the one that started the job: a worker of the direct runner, or a program of Beam's.
 
-Beam's waits for a launcher that was killed, a minute or for ever. Run as `python -m pipelines.worker_process PID`.
+Beam's own outlive a launcher that was killed, for a minute or for ever. Run as `python -m pipelines.worker_process PID`
+it becomes a worker; with a program and its arguments behind, that program.
 """
 
+import os
+import shlex
 import sys
 
 from pipelines import decoder_process
@@ -15,12 +18,14 @@ def command(launcher: int) -> str:
       launcher: id of the process that runs the shell.
     """
     # Replaced by the worker, the shell does not stand between the two.
-    return f"exec {sys.executable} -m {__name__} {launcher}"
+    return f"exec {shlex.quote(sys.executable)} -m {__name__} {launcher}"
 
 
 def main() -> None:
-    """Becomes a worker."""
+    """Becomes a worker, or the program that is given."""
     decoder_process.die_with(int(sys.argv[1]))
+    if program := sys.argv[2:]:
+        os.execvp(program[0], program)
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv[:1])

@@ -142,6 +142,8 @@ with lease.hold({str(tmp_path)!r}, "run 1", job={job!r}, is_running=lambda job: 
         asked.append(job)
         return len(asked) < 3
 
+    with pytest.raises(UserError, match="can't be asked"), lease.hold(str(tmp_path), "2", is_running=lambda _: None):
+        pass
     for _ in range(2):
         with (
             pytest.raises(UserError, match=r"in use: run 1 .*; job beamscribe-1 on FlinkRunner"),
@@ -156,4 +158,32 @@ def test_a_job_that_goes_on_keeps_the_lease(tmp_path):
     job = {"runner": "FlinkRunner", "name": "beamscribe-1"}
     with contextlib.suppress(KeyboardInterrupt), lease.hold(str(tmp_path), "run 1", job=job, is_running=lambda _: True):
         raise KeyboardInterrupt
-    assert lease.holder_of(str(tmp_path), lambda _: True).job == job
+    # It lives as long as this process does, whatever its runner says.
+    assert lease.holder_of(str(tmp_path)).job == job
+
+
+def test_a_job_that_can_not_be_asked_for_keeps_the_lease(tmp_path):
+    job = {"runner": "FlinkRunner", "name": "beamscribe-1"}
+    for running in (True, None, False):
+        with lease.hold(str(tmp_path / str(running)), "run 1", job=job, is_running=lambda _, running=running: running):
+            pass
+        released = list((tmp_path / str(running) / "leases").glob("*.released"))
+        assert bool(released) == (running is False)
+
+
+def test_another_takes_it_while_one_waits(tmp_path, quick):
+    folder = tmp_path / "leases"
+    folder.mkdir()
+    gone = {**vars(Holder.myself("gone")), "machine": "another start of it"}
+    (folder / "00000001.json").write_text(json.dumps(gone))
+
+    def take() -> None:
+        time.sleep(0.5)
+        (folder / "00000002.json").write_text(json.dumps(vars(Holder.myself("the winner"))))
+        (folder / "00000001.json").unlink()
+
+    winner = threading.Thread(target=take)
+    winner.start()
+    with pytest.raises(UserError, match="in use: the winner"), lease.hold(str(tmp_path), "me"):
+        pass
+    winner.join()

@@ -86,7 +86,7 @@ def images(tmp_path, make_photo):
 def evaluated(images, folder, *arguments):
     """The captions that `beamscribe evaluate` scores, by file name."""
     options = parsed(*arguments)
-    options.images, options.bundle = str(images), folder
+    options.images, options.bundle = str(images), str(folder)
     return evaluate._caption(options, sorted(path.name for path in images.iterdir()))
 
 

@@ -71,7 +71,9 @@ def main() -> int:
         print("\n".join(f"  {shlex.join(command)}" for command in commands), file=sys.stderr)
         return 1
     for command in commands:
-        subprocess.run(command, check=True)
+        if subprocess.run(command, check=False).returncode:
+            print(f"dataflow-template: this failed: {shlex.join(command)}", file=sys.stderr)
+            return 1
     print("left to do:")
     print(f"  docker push {worker}\n  docker push {launcher}")
     print(f"  gcloud storage cp {SPECIFICATION} gs://BUCKET/beamscribe.json")

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -80,8 +81,14 @@ class Cluster:
             raise UserError("Flink is not installed; run `make flink`")
         if self._running():
             raise UserError(f"a cluster of {self.folder} runs already; stop it first")
+        if any(self.folder.glob("*")) and not self._mark.exists():
+            raise UserError(f"{self.folder} holds other files; give an empty folder")
+        with socket.socket() as probe:
+            if probe.connect_ex(("localhost", self._port)) == 0:
+                raise UserError(f"port {self._port} is in use; give another one with --port")
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "logs").mkdir(parents=True)
+        self._mark.touch()
         self._configure()
         try:
             self._launch("job-manager", "entrypoint.StandaloneSessionClusterEntrypoint", "-Xmx700m", [])
@@ -94,7 +101,7 @@ class Cluster:
 
     def add_task_manager(self) -> psutil.Process:
         """Starts one more task manager."""
-        name = f"task-manager-{len(self._started())}"
+        name = f"task-manager-{sum(path.name.startswith('task-manager') for path in self._pids())}"
         memory = [f"-D{key}={value}" for key, value in {**_MEMORY, "taskmanager.cpu.cores": "1.0"}.items()]
         return self._launch(
             name, "taskexecutor.TaskManagerRunner", "-Xmx428m", [*memory, f"-Dtaskmanager.resource-id={name}"]
@@ -134,7 +141,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Ends all processes of the cluster, workers too, those of task managers that were killed among them."""
-        sessions = {int(path.read_text()) for path in (self.folder / "pids").glob("*")}
+        sessions = {int(path.read_text().split()[0]) for path in self._pids() if self._is_of_this_start(path)}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):
                 if os.getsid(process.pid) in sessions:
@@ -185,17 +192,26 @@ class Cluster:
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, start_new_session=True
             )
         (self.folder / "pids").mkdir(exist_ok=True)
-        (self.folder / "pids" / name).write_text(str(process.pid), encoding="utf-8")
+        (self.folder / "pids" / name).write_text(f"{process.pid} {psutil.boot_time():.0f}", encoding="utf-8")
         return psutil.Process(process.pid)
 
-    def _started(self) -> list[str]:
-        return [path.name for path in (self.folder / "pids").glob("task-manager*")]
+    @property
+    def _mark(self) -> Path:
+        return self.folder / "flink-cluster"
+
+    def _pids(self) -> list[Path]:
+        return sorted((self.folder / "pids").glob("*"))
+
+    @staticmethod
+    def _is_of_this_start(path: Path) -> bool:
+        """Whether a process id was written since the machine was started, before which it was another process's."""
+        return abs(float(path.read_text().split()[1]) - psutil.boot_time()) < 60.0
 
     def _running(self) -> dict[str, psutil.Process]:
         running = {}
-        for path in sorted((self.folder / "pids").glob("*")):
+        for path in filter(self._is_of_this_start, self._pids()):
             with contextlib.suppress(psutil.Error):
-                process = psutil.Process(int(path.read_text()))
+                process = psutil.Process(int(path.read_text().split()[0]))
                 if process.status() != psutil.STATUS_ZOMBIE and "org.apache.flink" in " ".join(process.cmdline()):
                     running[path.name] = process
         return running

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -154,9 +153,13 @@ def test_a_job_goes_on_without_its_launcher(cluster, tmp_path, tiny_bundle, caps
     output = tmp_path / "out"
     job = start(cluster, arguments(photos, output, tiny_bundle, 8), tmp_path / "log")
     wait_until(lambda: committed_shards(output))
-    for process in (*job.children(recursive=True), job):
-        process.send_signal(signal.SIGKILL)
+    programs = job.children(recursive=True)
+    # Beam's job server.
+    assert "java" in [process.name() for process in programs]
+    job.kill()
     job.wait()
+    _, alive = psutil.wait_procs(programs, 10)
+    assert not alive
     again = arguments(photos, output, tiny_bundle, 8)
     assert cli.main(again) == 1
     assert re.search(

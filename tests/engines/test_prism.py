@@ -7,11 +7,29 @@ from pathlib import Path
 import psutil
 
 from jobs import cli
+from pipelines import rows
 from tests.engines.archive import make_archive
-from tests.engines.test_flink import rows_of
+from tests.engines.test_flink import rows_of, wait_until
 from tests.test_hostile import check_misbehaving_decoders
 
-PRISM = ["--runner=PrismRunner", f"--prism_location={Path(__file__).parents[2] / '.engines' / 'bin' / 'prism'}"]
+BINARY = str(Path(__file__).parents[2] / ".engines" / "bin" / "prism")
+PRISM = ["--runner=PrismRunner", f"--prism_location={BINARY}"]
+
+
+def running() -> list[psutil.Process]:
+    """What runs of the binary."""
+    return [p for p in psutil.process_iter(["exe"]) if p.info["exe"] == BINARY]
+
+
+def test_it_ends_with_a_launcher_that_is_killed(tmp_path, tiny_bundle):
+    photos = make_archive(tmp_path / "photos", 400)
+    job = ["caption", "--input", str(photos), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
+    launcher = psutil.Popen([sys.executable, "-m", "jobs.cli", *job, "--shard-size", "8", *PRISM])
+    wait_until(lambda: rows.committed_files(str(tmp_path / "out")))
+    assert running()
+    launcher.kill()
+    launcher.wait()
+    wait_until(lambda: not running(), 10.0)
 
 
 def test_captions_are_those_of_the_direct_runner(tmp_path):
@@ -27,8 +45,7 @@ def test_captions_are_those_of_the_direct_runner(tmp_path):
     for row in (*expected.values(), *found.values()):
         del row["written_at"]
     assert found == expected
-    # Prism ends with the job.
-    assert not [p for p in psutil.process_iter() if "prism" in p.name()]
+    assert not running()
 
 
 def test_a_decoder_that_aborts_or_hangs_costs_its_photo_alone(tmp_path, tiny_bundle, make_photo):
