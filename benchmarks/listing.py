@@ -19,7 +19,6 @@ import http.server
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,9 +26,10 @@ import tempfile
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks import fake_gcs
 
 FOLDERS = 500
 BUCKET = "bench"
@@ -97,33 +97,14 @@ def running(names: list[str], options: argparse.Namespace, work: Path) -> Iterat
     if options.server is None:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(names, options.latency))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
     put_files(names, work)
-    command = [
-        str(options.server),
-        "-scheme",
-        "http",
-        "-host",
-        "127.0.0.1",
-        "-port",
-        str(port),
-        "-external-url",
-        address,
-    ]
-    command += ["-backend", "filesystem", "-filesystem-root", str(work), "-log-level", "error"]
-    with subprocess.Popen(command) as process:
-        for _ in range(100):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/storage/v1/b?project=p"):
-                break
-            time.sleep(0.1)
+    with fake_gcs.running(options.server, work) as address:
         yield address
-        process.terminate()
 
 
 def put_files(names: list[str], work: Path) -> None:

@@ -84,9 +84,13 @@ def caption(
     command = [sys.executable, "-m", "jobs.cli", "caption", "--input", images, "--output", output, "--bundle", bundle]
     with subprocess.Popen([*map(str, command), *more], stdout=subprocess.DEVNULL) as process:
         peak = Peak([psutil.Process(process.pid), *beside])
-        if process.wait():
-            sys.exit(f"captioning failed with {process.returncode}")
-    return steady_speed(output), peak.stop()
+        try:
+            process.wait()
+        finally:
+            memory = peak.stop()
+    if process.returncode:
+        sys.exit(f"captioning failed with {process.returncode}")
+    return steady_speed(output), memory
 
 
 def steady_speed(output: Path) -> float:
@@ -135,8 +139,10 @@ def _gpu_use() -> Iterator[list[float]]:
         return
     query = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1"]
     with subprocess.Popen(query, stdout=subprocess.PIPE, text=True) as process:
-        yield use
-        process.terminate()
+        try:
+            yield use
+        finally:
+            process.terminate()
         use += [float(line) for line in process.stdout or () if line.strip().isdigit()]
 
 

@@ -71,7 +71,7 @@ def checked_inputs(options: argparse.Namespace) -> tuple[str, ...]:
     chosen = list_options(options)
     for uri in inputs:
         try:
-            next(listing.sources([uri], chosen), None)
+            listing.check(uri, chosen)
         except (OSError, ValueError) as error:
             raise UserError(f"--input: can't look into {uri}: {error}") from None
     return inputs

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from jobs.terminal import printable
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -34,9 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Prints what was asked for."""
+    import pyarrow as pa
+
     from jobs import output_folder
     from model.errors import UserError
-    from pipelines import rows
+    from pipelines import rows, storage
 
     if options.limit is not None and options.limit < 0:
         raise UserError(f"--limit {options.limit}: give a number of photos, or 0 for all")
@@ -53,8 +57,12 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read the output has enough (`| head`). Python flushes again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        raise UserError(f"can't read {options.output}: {error.strerror or error}") from None
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and (error.errno or isinstance(error, storage.StoreError)):
+            raise UserError(f"can't read {options.output}: {error.strerror or error}") from None
+        # Of bytes that are no Parquet, which Arrow raises without the file's name.
+        reason = " ".join(str(error).split())
+        raise UserError(f"a file of {options.output} is damaged ({reason}); `beamscribe verify` says which") from None
     return 0
 
 
@@ -112,8 +120,8 @@ def _print_table(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> N
         return
     folder = _common_folder(row["photo"] for row in shown)
     if folder:
-        print(f"in {_printable(folder)}:\n")
-    cells = [(_printable(row["photo"].removeprefix(folder)), _printable(_outcome(row))) for row in shown]
+        print(f"in {printable(folder)}:\n")
+    cells = [(printable(row["photo"].removeprefix(folder)), printable(_outcome(row))) for row in shown]
     if sys.stdout.isatty():
         layout = Table("photo", "caption", box=None, pad_edge=False)
         for photo, outcome in cells:
@@ -138,8 +146,3 @@ def _common_folder(photos: Iterable[str]) -> str:
     """The deepest folder that all photos lie in, with its final slash; empty where there is none."""
     prefix = os.path.commonprefix(list(photos))  # noqa: RUF071 - the last slash is looked for here
     return prefix[: prefix.rfind("/") + 1]
-
-
-def _printable(text: str) -> str:
-    """The text without what would move a terminal's cursor or change its colours."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

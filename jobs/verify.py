@@ -8,6 +8,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from jobs import input_options
+from jobs.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +36,9 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     except OSError as error:
         raise UserError(f"can't read {output}: {error.strerror or error}") from None
     for note in result.notes:
-        print(f"note: {_printable(note)}")
+        print(f"note: {printable(note)}")
     for finding in result.findings:
-        print(_printable(f"{finding.subject}: {finding.problem}; {finding.remedy}"))
+        print(printable(f"{finding.subject}: {finding.problem}; {finding.remedy}"))
     extent = f"{result.files:,} files of {result.runs:,} runs, {result.rows:,} rows, {result.photos:,} photos"
     print(f"not all is well: {extent}" if result.findings else f"all is well: {extent}")
     return 1 if result.findings else 0
@@ -48,8 +49,3 @@ def _listing(options: argparse.Namespace) -> "Iterator[PhotoRef]":
     from pipelines import listing
 
     return listing.list_photos(input_options.checked_inputs(options), input_options.list_options(options))
-
-
-def _printable(text: str) -> str:
-    """The text without what would move a terminal's cursor or change its colours."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

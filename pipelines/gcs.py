@@ -26,9 +26,11 @@ TIMEOUT_SECONDS = 15.0
 # What a stream reads at once: large enough for archives, small enough for one member of them.
 _CHUNK_BYTES = 4 * 2**20
 _PAGE = 1000
+# With the token: a page without any item need not be the last.
 _FIELDS = "items(name,generation,size,md5Hash,contentEncoding),nextPageToken"
-# More than any part of the program uses threads.
-_CONNECTIONS = 32
+_NAMES = "items(name),nextPageToken"
+# Kept open besides one for each processor, whose photos are read at once: for what lists, compares and commits.
+_MORE_CONNECTIONS = 32
 
 
 class FileInfo(NamedTuple):
@@ -48,7 +50,7 @@ class FileInfo(NamedTuple):
 
 
 class NoCredentialsError(OSError):
-    """Nothing says who asks, for any object: unlike a refusal, no failure of a single photo."""
+    """Nothing says who asks, for any object: unlike a refusal, no failure of a single photo, and the job's end."""
 
 
 def read(uri: str) -> bytes:
@@ -120,14 +122,17 @@ def listed(prefix: str, start: str = "", end: str = "") -> Iterator[FileInfo]:
 
 
 def matching(pattern: str, start: str = "", end: str = "") -> Iterator[FileInfo]:
-    """The objects that match a glob, as Beam reads it, in order; `start` and `end` are as in `listed`."""
-    matches = re.compile(FileSystem.translate_pattern(pattern)).match
+    """The objects that match a glob, in order; `start` and `end` are as in `listed`.
+
+    Beam's globs, but for `**/`, which is no folder, too, as in local ones.
+    """
+    matches = re.compile(re.sub(r"(?<=/)\.\*/", "(?:.*/)?", FileSystem.translate_pattern(pattern))).match
     return (found for found in listed(re.split(r"[[*?]", pattern)[0], start, end) if matches(found.uri))
 
 
 def first(prefix: str, start: str = "") -> str | None:
     """The first object whose URI begins with a text, from `start` on; None where there is none."""
-    return next((_uri(blob) for blob in _list(prefix, start, fields="items(name)", max_results=1)), None)
+    return next((_uri(blob) for blob in _list(prefix, start, fields=_NAMES, max_results=1)), None)
 
 
 def _list(prefix: str, start: str = "", end: str = "", **options: Any) -> Iterator[Any]:
@@ -185,6 +190,7 @@ def _patience(failed: Callable[[Exception], Any] = lambda _: None) -> dict[str, 
 
 @functools.cache
 def _client() -> Any:
+    import loky
     from google.auth import credentials, exceptions
     from google.cloud import storage
     from requests.adapters import HTTPAdapter
@@ -201,5 +207,5 @@ def _client() -> Any:
                 "there are no credentials for Google Cloud Storage; run `gcloud auth application-default login`"
             ) from None
     for scheme in ("http://", "https://"):
-        client._http.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        client._http.mount(scheme, HTTPAdapter(pool_maxsize=loky.cpu_count() + _MORE_CONNECTIONS))
     return client

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from pipelines import failures
+from model.errors import UserError
+from pipelines import failures, storage
 from pipelines.failures import Stage
+from pipelines.gcs import NoCredentialsError
 from pipelines.photos import PhotoRef
 from pipelines.sources import detect, files, lists, ranges, records, tables, tars, zips
 from pipelines.sources.base import Ignored, ListOptions, Source
@@ -27,10 +29,12 @@ class Listed(NamedTuple):
     Attributes:
       photos: some photos, in order.
       ignored: how many other files there are of each kind.
+      containers: of a glob, what is still to be listed.
     """
 
     photos: tuple[PhotoRef, ...]
     ignored: dict[str, int]
+    containers: tuple[Source, ...] = ()
 
 
 @dataclasses.dataclass
@@ -50,29 +54,46 @@ class ListPhotos(beam.PTransform):
         if self.limit is not None:
             # Which are the first is known only to whoever lists them all.
             return inputs | "ListFirst" >> beam.FlatMap(self._first).with_output_types(Listed)
-        return (
+        listed = (
             inputs
             | "ExpandInputs" >> beam.FlatMap(sources, self.options).with_output_types(Source)
             | "SplitSources" >> beam.FlatMap(ranges.parts).with_output_types(Source)
             | "ReshuffleSources" >> beam.Reshuffle()
             | "ListSource" >> beam.FlatMap(self._list).with_output_types(Listed)
         )
+        inside = (
+            listed
+            | "Containers" >> beam.FlatMap(lambda part: part.containers).with_output_types(Source)
+            | "ReshuffleContainers" >> beam.Reshuffle()
+            | "ListContainer" >> beam.FlatMap(self._list).with_output_types(Listed)
+        )
+        return (listed, inside) | "FlattenListed" >> beam.Flatten()
 
     def _list(self, source: Source) -> Iterator[Listed]:
-        return in_chunks(list_source(source, self.options))
+        return in_chunks(_found(source, self.options))
 
     def _first(self, inputs: Iterable[str]) -> Iterator[Listed]:
         return in_chunks(itertools.islice(list_photos(inputs, self.options), self.limit))
 
 
+def check(uri: str, options: ListOptions) -> None:
+    """Looks whether there is something to list of an input, as far as that shows at its first name.
+
+    Raises:
+      UserError: there is no such input, nothing matches it, or it can't be told what it is.
+    """
+    if detect.source_of(uri, options).kind == "glob" and next(storage.matching(uri), None) is None:
+        raise UserError(f"--input: nothing matches {uri}")
+
+
 def sources(inputs: Iterable[str], options: ListOptions) -> Iterator[Source]:
-    """What there is to list, each to be listed by itself.
+    """What the inputs are.
 
     Raises:
       UserError: there is no such input, or it can't be told what it is.
     """
     for uri in inputs:
-        yield from detect.expand(uri, options)
+        yield detect.source_of(uri, options)
 
 
 def list_photos(inputs: Iterable[str], options: ListOptions | None = None) -> Iterator[PhotoRef]:
@@ -97,14 +118,23 @@ def list_photos(inputs: Iterable[str], options: ListOptions | None = None) -> It
 
 def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     """The photos of one source, and the kinds of its other files."""
+    for found in _found(source, options):
+        if isinstance(found, Source):
+            yield from list_source(found, options)
+        else:
+            yield found
+
+
+def _found(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ignored | Source]:
+    """As `list_source`, but for the containers of a glob, which are not looked into."""
     uri = source.uri
     if source.kind in CONTAINERS:
         return _or_failure(uri, CONTAINERS[source.kind].members(uri, options))
     if source.kind == "folder":
         return files.list_folder(uri, options, source.start, source.end)
     if source.kind == "glob":
-        is_container = functools.partial(detect.is_container, options=options)
-        return files.list_glob(uri, options, is_container, source.start, source.end)
+        kind_of = functools.partial(detect.kind_in_glob, options=options)
+        return files.list_glob(uri, options, kind_of, source.start, source.end)
     if source.kind == "list":
         return lists.list_list(uri, options)
     return iter([files.list_photo(uri)])
@@ -114,23 +144,29 @@ def _or_failure(uri: str, members: Iterator[PhotoRef | Ignored]) -> Iterator[Pho
     """The members of a container, and a failure of the container itself where listing them ends with an error."""
     try:
         yield from members
+    except NoCredentialsError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a damaged container leads to, it must cost no other photo
         yield PhotoRef(uri, etag="", failure=failures.of_error(Stage.LIST, error))
 
 
-def in_chunks(listed: Iterator[PhotoRef | Ignored]) -> Iterator[Listed]:
+def in_chunks(listed: Iterator[PhotoRef | Ignored | Source]) -> Iterator[Listed]:
     """Groups what is listed; an empty source has a chunk, too."""
     while True:
         photos: list[PhotoRef] = []
+        containers: list[Source] = []
         ignored: collections.Counter[str] = collections.Counter()
         for found in listed:
             if isinstance(found, Ignored):
                 ignored[found.kind] += 1
                 continue
-            photos.append(found)
-            if len(photos) == CHUNK:
+            if isinstance(found, Source):
+                containers.append(found)
+            else:
+                photos.append(found)
+            if len(photos) + len(containers) == CHUNK:
                 break
         else:
-            yield Listed(tuple(photos), dict(ignored))
+            yield Listed(tuple(photos), dict(ignored), tuple(containers))
             return
-        yield Listed(tuple(photos), dict(ignored))
+        yield Listed(tuple(photos), dict(ignored), tuple(containers))

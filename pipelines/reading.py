@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pipelines import failures, storage
 from pipelines.failures import ErrorCode, Failure, Stage
+from pipelines.gcs import NoCredentialsError
 from pipelines.listing import CONTAINERS
 from pipelines.photos import PhotoRef
 from pipelines.sources.base import MAX_BYTES, ListOptions
@@ -14,13 +15,19 @@ Content = bytes | Failure
 
 
 def read_photo(ref: PhotoRef) -> Content:
-    """Reads a photo that is a file of its own."""
+    """Reads a photo that is a file of its own.
+
+    Raises:
+      NoCredentialsError: there are none for its store.
+    """
     if (failure := _known_failure(ref)) is not None:
         return failure
     try:
         before = storage.version(ref.photo) if storage.is_local(ref.photo) else ref.etag
         data = storage.read(ref.photo)
         after = storage.version(ref.photo) if storage.is_local(ref.photo) else ref.etag
+    except NoCredentialsError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a store's client raises, it must cost no other photo
         return failures.of_error(Stage.READ, error)
     if ref.md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != ref.md5:
@@ -31,7 +38,11 @@ def read_photo(ref: PhotoRef) -> Content:
 
 
 def read_members(refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[Content]:
-    """Reads photos of one container, in the order of the references, which is that of their places."""
+    """Reads photos of one container, in the order of the references, which is that of their places.
+
+    Raises:
+      NoCredentialsError: there are none for its store.
+    """
     whole = [ref for ref in refs if _known_failure(ref) is None]
     contents: Iterator[Content] = iter(())
     if whole:
@@ -50,6 +61,8 @@ def _or_failures(contents: Iterator[Content], count: int) -> Iterator[Content]:
             left -= 1
             yield content
         error = Exception("the container holds fewer photos than when it was listed")
+    except NoCredentialsError:
+        raise
     except Exception as raised:  # noqa: BLE001 - a damaged container must cost no photo of another one
         error = raised
     yield from itertools.repeat(failures.of_error(Stage.READ, error), left)

@@ -248,6 +248,21 @@ def exists(uri: str) -> bool:
         return gcs.metadata(uri) is not None if is_object(uri) else FileSystems.exists(uri)
 
 
+def is_taken(uri: str) -> bool:
+    """Whether there is a file or a folder of exactly that name, whatever wildcards it holds."""
+    if is_object(uri):
+        # Nothing begins like most globs, so that one request will do.
+        with _as_os_errors(uri):
+            if gcs.first(uri) is None:
+                return False
+    return exists(uri) or (not is_local(uri) and is_folder(uri))
+
+
+def is_marker(uri: str) -> bool:
+    """Whether a remote file is only the empty object that stands for a folder where a store has none."""
+    return uri.endswith("/")
+
+
 def is_folder(uri: str) -> bool:
     """Whether there is a folder of that name, or, where a store has none, something below the name."""
     if is_local(uri):
@@ -268,7 +283,7 @@ def matching(pattern: str) -> Iterator[str]:
             found = glob.iglob(path, include_hidden=True)
             yield from (file for file in found if not os.path.isdir(file))
         return
-    yield from (found.uri for found in remote_matching(pattern))
+    yield from (found.uri for found in remote_matching(pattern) if not is_marker(found.uri))
 
 
 def remote_matching(pattern: str, start: str = "", end: str = "") -> Iterator[FileInfo]:

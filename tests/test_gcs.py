@@ -1,18 +1,23 @@
 """Objects at gs:// against a real HTTP server that speaks the API of Google Cloud Storage."""
 
 import hashlib
+import io
 import os
 import socket
 import time
 import zipfile
 
+import apache_beam as beam
 import pytest
 
 from jobs import cli
-from pipelines import duplicates, gcs, listing, reading, retries, rows, storage
+from model import bundle
+from model.errors import UserError
+from pipelines import bundles, duplicates, gcs, listing, reading, retries, rows, storage
 from pipelines.caption import with_duplicates
 from pipelines.photos import Shard
-from pipelines.sources.base import ListOptions
+from pipelines.sources.base import ListOptions, Source
+from tests.conftest import run_eagerly
 from tests.fault_proxy import faulty
 from tests.test_caption import row_of
 
@@ -100,6 +105,121 @@ def test_a_folder_and_a_glob_are_listed(bucket):
         f"{bucket}/other/3.jpg",
         f"{bucket}/photos/1.jpg",
     ]
+
+
+def test_a_name_with_wildcards_is_taken_literally_where_there_is_one(bucket):
+    for name in ("Summer [2019]/1.jpg", "Summer 2/2.jpg", "a*.jpg", "ab.jpg"):
+        storage.replace(f"{bucket}/{name}", b"x")
+    found = {
+        given: [ref.photo.removeprefix(f"{bucket}/") for ref in listing.list_photos([f"{bucket}/{given}"])]
+        for given in ("Summer [2019]", "a*.jpg", "Summer [12]/*", "a*")
+    }
+    assert found["Summer [2019]"] == ["Summer [2019]/1.jpg"] and found["a*.jpg"] == ["a*.jpg"]
+    assert found["Summer [12]/*"] == ["Summer 2/2.jpg"] and found["a*"] == ["a*.jpg", "ab.jpg"]
+
+
+def test_two_stars_and_a_slash_match_no_folder_too(bucket, tmp_path):
+    for name in ("x.zip", "a/x.zip", "a/b/x.zip", "a/bx.zip", "ax.zip"):
+        storage.replace(f"{bucket}/p/{name}", b"")
+        storage.replace(f"{tmp_path}/p/{name}", b"")
+    for pattern in ("p/**/x.zip", "**/a/**/*.zip", "p/**/**/x.zip"):
+        there = {uri.removeprefix(f"{bucket}/") for uri in storage.matching(f"{bucket}/{pattern}")}
+        here = {path.removeprefix(f"{tmp_path}/") for path in storage.matching(f"{tmp_path}/{pattern}")}
+        assert there and there == here, pattern
+
+
+def archive_with(*names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return buffer.getvalue()
+
+
+def test_a_glob_finds_photos_and_containers_in_one_pass(bucket, requests, faults, tmp_path):
+    files = {"1.jpg": b"x", "2.zip": archive_with("a.jpg", "b.txt"), "3.jpg": b"x", "4.txt": b"x", "5/": b""}
+    # Named like an archive; one by its name only, which is damaged.
+    files |= {"6.zip.jpg": b"x", "7.tar": b"x"}
+    for name, data in files.items():
+        storage.replace(f"{bucket}/photos/{name}", data)
+    requests.clear()
+    pattern = f"{bucket}/photos/**"
+    listing.check(pattern, ListOptions())
+    assert list(listing.sources([pattern], ListOptions())) == [Source(pattern, "glob")]
+    # To see whether the pattern is a name, twice, and whether anything matches.
+    assert len(requests) == 3 and not [path for _, path in requests if "alt=media" in path]
+    expected = [f"{bucket}/photos/{name}" for name in ("1.jpg", "2.zip#a.jpg", "3.jpg", "6.zip.jpg", "7.tar")]
+    assert [ref.photo for ref in listing.list_photos([pattern])] == expected
+
+    def transform(pipeline):
+        return pipeline | beam.Create([(pattern,)]) | listing.ListPhotos()
+
+    parts = run_eagerly(tmp_path / "listed.pickle", transform)
+    assert sorted(ref.photo for part in parts for ref in part.photos) == expected
+    assert sum(part.ignored.get(".txt", 0) for part in parts) == 2
+    assert {source for part in parts for source in part.containers} == {
+        Source(f"{bucket}/photos/2.zip", "zip"),
+        Source(f"{bucket}/photos/7.tar", "tar"),
+    }
+    with pytest.raises(UserError, match="nothing matches"):
+        listing.check(f"{bucket}/photos/*.gif", ListOptions())
+
+
+def test_a_glob_is_looked_at_up_to_its_first_match(monkeypatch):
+    def pages(*_, **__):
+        yield from (f"gs://b/p/{number}.jpg" for number in range(3))
+        raise AssertionError("listed on")
+
+    monkeypatch.setattr(gcs, "first", lambda *_: None)
+    monkeypatch.setattr(gcs, "listed", lambda *_: (gcs.FileInfo(uri, "1", 1) for uri in pages()))
+    listing.check("gs://b/p/*.jpg", ListOptions())
+    assert list(listing.sources(["gs://b/p/*.jpg"], ListOptions())) == [Source("gs://b/p/*.jpg", "glob")]
+
+
+def test_a_page_without_objects_is_not_the_last(bucket, monkeypatch):
+    pages = {None: {"items": [], "nextPageToken": "2"}, "2": {"items": [{"name": "p/x.jpg"}]}}
+
+    def page(query_params, **_):
+        # A store gives what it is asked for, only.
+        found = pages[query_params.get("pageToken")]
+        return {field: value for field, value in found.items() if field in query_params["fields"]}
+
+    monkeypatch.setattr(gcs._client()._connection, "api_request", page)
+    assert gcs.first(f"{bucket}/p/") == f"{bucket}/p/x.jpg"
+
+
+def test_a_bundle_beside_markers_of_folders_is_fetched(bucket, tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    uri = f"{bucket}/models/ours"
+    for name in ("", "model/"):
+        storage.replace(f"{uri}/{name}", b"")
+    for path in tiny_bundle.rglob("*"):
+        if path.is_file():
+            storage.replace(f"{uri}/{path.relative_to(tiny_bundle)}", path.read_bytes())
+    fetched = bundles.fetched(uri, bundles.described(uri).fingerprint)
+    assert bundle.describe(fetched) == bundle.describe(tiny_bundle)
+
+
+def test_workers_without_credentials_stop_the_job(bucket, tmp_path, tiny_bundle, monkeypatch, capsys):
+    storage.replace(f"{bucket}/photos/a.jpg", b"x")
+    storage.replace(f"{bucket}/photos/b.zip", archive_with("b.jpg"))
+
+    def read(_):
+        raise gcs.NoCredentialsError("there are no credentials; run it")
+
+    monkeypatch.setattr(gcs, "read", read)
+    output = str(tmp_path / "out")
+    given = ["--input", f"{bucket}/photos", "--output", output, "--bundle", str(tiny_bundle)]
+    assert cli.main(["caption", *given]) == 1
+    line = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert "the job stopped: " in line and "there are no credentials; run it" in line
+    assert not rows.committed_files(output)
+    refs = list(listing.list_photos([f"{bucket}/photos/b.zip"]))
+    monkeypatch.setattr(gcs, "opened", read)
+    with pytest.raises(gcs.NoCredentialsError):
+        list(reading.read_members(refs, ListOptions()))
+    with pytest.raises(gcs.NoCredentialsError):
+        list(listing.list_source(Source(f"{bucket}/photos/b.zip", "zip"), ListOptions()))
 
 
 def test_an_archive_in_a_bucket_is_captioned_into_a_bucket(bucket, tmp_path, tiny_bundle, make_photo, capsys):

@@ -147,6 +147,21 @@ def test_fits_a_narrow_terminal(commit, tmp_path):
     assert all(len(line) <= 40 for line in text.splitlines() if not line.startswith("in "))
 
 
+@pytest.mark.parametrize("part", [slice(0, 200), slice(0, 0)])
+def test_a_damaged_file_is_a_line(commit, tmp_path, capsys, part):
+    commit("1", *(row(f"/p/{number}.jpg", "a dog") for number in range(100)))
+    (path,) = tmp_path.rglob("*.parquet")
+    data = path.read_bytes()
+    path.write_bytes(data[part])
+    assert cli.main(["show", str(tmp_path)]) == 1
+    # The first page's header.
+    path.write_bytes(data[:4] + bytes(40) + data[44:])
+    assert cli.main(["show", str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2
+    assert all("is damaged" in line and "`beamscribe verify` says which" in line for line in lines)
+
+
 def test_folders_that_hold_no_captions(tmp_path, capsys):
     assert cli.main(["show", str(tmp_path)]) == 1
     assert "holds no captions" in capsys.readouterr().err

@@ -385,7 +385,7 @@ def test_what_an_input_is_its_bytes_say(tmp_path):
     with pytest.raises(UserError, match="there is no"):
         kind("nothing")
     with pytest.raises(UserError, match="nothing matches"):
-        kind("*.gif")
+        listing.check(str(tmp_path / "*.gif"), ListOptions())
 
 
 def test_a_glob_lists_photos_and_what_is_in_archives(tmp_path):
@@ -397,7 +397,8 @@ def test_a_glob_lists_photos_and_what_is_in_archives(tmp_path):
     refs, ignored = listed(tmp_path / "*")
     assert len(refs) == 7 and ignored.count(".json") == ignored.count(".parquet") == 1
     (only,) = listing.sources([str(tmp_path / "*.tar")], ListOptions())
-    assert only == base.Source(str(tmp_path / "1.tar"), "tar")
+    assert only == base.Source(str(tmp_path / "*.tar"), "glob")
+    assert len(listed(tmp_path / "*.tar")[0]) == 3
 
 
 def test_includes_and_excludes(tmp_path):

@@ -2,7 +2,6 @@
 
 import re
 import tarfile
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,22 +21,21 @@ _NAMES = {
 }
 
 
-def expand(uri: str, options: ListOptions) -> Iterator[Source]:
-    """What there is to list of one input: itself, or what matches it.
+def source_of(uri: str, options: ListOptions) -> Source:
+    """What an input is. Whether anything matches a glob is left to whoever lists it.
 
     Raises:
       UserError: there is no such thing, or it can't be told what it is.
     """
-    if storage.has_wildcards(uri) and not (storage.is_local(uri) and storage.exists(uri)):
-        yield from _glob(uri, options)
-    elif storage.is_folder(uri):
-        yield Source(uri, "folder")
-    elif not storage.exists(uri):
+    if storage.has_wildcards(uri) and not storage.is_taken(uri):
+        return Source(uri, "glob")
+    if storage.is_folder(uri):
+        return Source(uri, "folder")
+    if not storage.exists(uri):
         raise UserError(f"--input: there is no {uri}; give a folder, a glob, a photo, a list or an archive")
-    else:
-        source = Source(uri, options.format or _file(uri, options))
-        check(source, options)
-        yield source
+    source = Source(uri, options.format or _file(uri, options))
+    check(source, options)
+    return source
 
 
 def check(source: Source, options: ListOptions) -> None:
@@ -59,27 +57,6 @@ def check(source: Source, options: ListOptions) -> None:
         if names and wanted not in names:
             has = ", ".join(sorted(names))
             raise UserError(f"--input: the examples of {source.uri} have no {wanted}, but {has}; see --image-column")
-
-
-def _glob(pattern: str, options: ListOptions) -> Iterator[Source]:
-    """Each container by itself, so that several workers can list them; photos all together."""
-    others = found = False
-    for uri in sorted(storage.matching(pattern)):
-        kind = kind_in_glob(uri, options)
-        found = True
-        if kind:
-            yield Source(storage.local_uri(uri), kind)
-        else:
-            others = True
-    if not found:
-        raise UserError(f"--input: nothing matches {pattern}")
-    if others:
-        yield Source(pattern, "glob")
-
-
-def is_container(uri: str, options: ListOptions) -> bool:
-    """Whether one of the files of a glob is listed by itself."""
-    return kind_in_glob(uri, options) is not None
 
 
 def kind_in_glob(uri: str, options: ListOptions) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pipelines import storage
 from pipelines.gcs import FileInfo
 from pipelines.photos import PhotoRef
-from pipelines.sources.base import HEAD_BYTES, Ignored, ListOptions, extension_of, is_photo
+from pipelines.sources.base import HEAD_BYTES, Ignored, ListOptions, Source, extension_of, is_photo
 
 
 def list_folder(uri: str, options: ListOptions, start: str = "", end: str = "") -> Iterator[PhotoRef | Ignored]:
@@ -19,20 +19,29 @@ def list_folder(uri: str, options: ListOptions, start: str = "", end: str = "") 
 
 
 def list_glob(
-    pattern: str, options: ListOptions, is_container: Callable[[str], bool], start: str = "", end: str = ""
-) -> Iterator[PhotoRef | Ignored]:
-    """The photos that match a glob, but for containers; includes and excludes see paths from its first wildcard on.
+    pattern: str, options: ListOptions, kind_of: Callable[[str], str | None], start: str = "", end: str = ""
+) -> Iterator[PhotoRef | Ignored | Source]:
+    """The photos that match a glob, and the containers, unlisted; includes and excludes see only the photos' paths.
 
-    `start` and `end` are as in `list_folder`.
+    Args:
+      pattern: the glob; what comes before its first wildcard is no part of these paths.
+      options: what to list.
+      kind_of: tells a container's kind; None for other files.
+      start, end: as in `list_folder`.
     """
     base = storage.without_wildcards(pattern)
-    if not storage.is_local(pattern):
-        found = storage.remote_matching(pattern, start, end)
-        yield from _remote((info for info in found if not is_container(info.uri)), base, options)
+    if storage.is_local(pattern):
+        for path in sorted(storage.matching(pattern)):
+            if kind := kind_of(path):
+                yield Source(storage.local_uri(path), kind)
+            else:
+                yield from _one(path, os.path.relpath(path, storage.local_path(base)), options)
         return
-    for path in sorted(storage.matching(pattern)):
-        if not is_container(path):
-            yield from _one(path, os.path.relpath(path, storage.local_path(base)), options)
+    for info in storage.remote_matching(pattern, start, end):
+        if kind := None if storage.is_marker(info.uri) else kind_of(info.uri):
+            yield Source(info.uri, kind)
+        else:
+            yield from _remote([info], base, options)
 
 
 def list_photo(uri: str) -> PhotoRef:
@@ -101,8 +110,7 @@ def _local_ref(path: str) -> PhotoRef:
 
 def _remote(found: Iterable[FileInfo], base: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     for info in found:
-        # Stores without folders mark them with empty objects.
-        if info.uri.endswith("/"):
+        if storage.is_marker(info.uri):
             continue
         if ignored := options.passed_over(info.uri.removeprefix(base).lstrip("/")):
             yield ignored

@@ -3,6 +3,7 @@
 import collections
 import gzip
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+import zipfile
 
 import psutil
 import pytest
@@ -252,9 +254,15 @@ def test_a_folder_and_a_glob_are_split_by_ranges_of_names(bucket, monkeypatch):
     for name in [*names, "1.jpg", "2019.jpg", "é.jpg", ".hidden/x.jpg"]:
         storage.replace(f"{bucket}/photos/{name}", name.encode())
     storage.replace(f"{bucket}/photos2/x.jpg", b"x")
-    for source in (Source(f"{bucket}/photos", "folder"), Source(f"{bucket}/photos/**.jpg", "glob")):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("inside.jpg", b"x")
+    storage.replace(f"{bucket}/photos/2020/05/x.zip", buffer.getvalue())
+    globs = [Source(f"{bucket}/photos/{pattern}", "glob") for pattern in ("**.jpg", "**")]
+    for source in (Source(f"{bucket}/photos", "folder"), *globs):
         parts = list(ranges.parts(source))
         assert 8 < len(parts) < 200
         found = [list(listing.list_source(part, ListOptions())) for part in parts]
         assert list(itertools.chain.from_iterable(found)) == list(listing.list_source(source, ListOptions()))
         assert max(map(len, found)) < len(names) / 2
+    assert f"{bucket}/photos/2020/05/x.zip#inside.jpg" in {ref.photo for ref in listing.list_photos([globs[1].uri])}

@@ -1,0 +1,26 @@
+import sys
+import threading
+import time
+
+import pytest
+
+from benchmarks import pipeline
+
+
+def test_a_job_that_fails_ends_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "false")
+    before = threading.active_count()
+    with pytest.raises(SystemExit, match="captioning failed with 1"):
+        pipeline.caption(tmp_path, tmp_path, tmp_path)
+    assert threading.active_count() == before
+
+
+def test_an_error_ends_what_watches_the_gpu(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexec sleep 10\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    started = time.monotonic()
+    with pytest.raises(ZeroDivisionError), pipeline._gpu_use():
+        raise ZeroDivisionError
+    assert time.monotonic() - started < 5
