@@ -182,7 +182,7 @@ class Cluster:
     def _launch(self, name: str, main: str, heap: str, options: list[str]) -> psutil.Process:
         java = shutil.which("java")
         if java is None:
-            raise UserError("there is no java; install a Java runtime, version 11 or 17")
+            raise UserError("there is no java; install a Java runtime, version 17")
         command = [java, heap, *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)]
         command += ["-cp", f"{INSTALLED / 'flink' / 'libs'}/*", f"org.apache.flink.runtime.{main}"]
         command += ["--configDir", str(self.folder), *options]
