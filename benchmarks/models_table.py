@@ -83,7 +83,7 @@ def measure(name: str, flickr8k: Path, work: Path) -> dict[str, Any]:
     references = annotations.captions_of_split(str(flickr8k / "Flickr_8k.devImages.txt"), str(captions))
     model = bundle.CaptionModel(work / name)
     settings = bundle.describe(work / name).settings
-    photos = _decoded([flickr8k / "images" / photo for photo in references], model.image_size)
+    photos = decoded([flickr8k / "images" / photo for photo in references], model.image_size)
     history = json.loads((work / f"{name}.training" / "state.json").read_text(encoding="utf-8"))["history"]
     figures: dict[str, Any] = {
         "parameters": model.decoder_parameters,
@@ -168,15 +168,16 @@ def table(figures: dict[str, Any]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _decoded(paths: list[Path], size: int) -> np.ndarray:
+def decoded(paths: list[Path], size: int) -> np.ndarray:
+    """Photos as a model of that size takes them, `[photos, size, size, 3]`, uint8."""
     from pipelines import decoding
 
     pixels: list[Any] = []
     for path in paths:
-        decoded = decoding.decode(path.read_bytes(), size)
-        if decoded.failure:
-            sys.exit(f"{path}: {decoded.failure.message}")
-        pixels.append(decoded.pixels)
+        photo = decoding.decode(path.read_bytes(), size)
+        if photo.failure:
+            sys.exit(f"{path}: {photo.failure.message}")
+        pixels.append(photo.pixels)
     return np.stack(pixels)
 
 

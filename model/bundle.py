@@ -116,7 +116,10 @@ class CaptionModel:
         # The signatures live only as long as the object that was loaded.
         self._loaded = tf.saved_model.load(str(folder / "saved_model"))
         self._on_gpu = bool(gpus) if on_gpu is None else on_gpu
-        self._compiled_encoder = self._compile_encoder() if self._on_gpu else None
+        # Bundles of earlier versions have no signature in half precision.
+        half = "features_half" in self._loaded.signatures and all(map(self._is_fast_in_half_precision, gpus))
+        encoder = "features_half" if half else "features"
+        self._compiled_encoder = self._compile_encoder(encoder) if self._on_gpu else None
         # A GPU's memory is for one batch, however many shards a worker has in hand.
         self._turn: Any = threading.Lock() if self._on_gpu else contextlib.nullcontext()
 
@@ -159,12 +162,20 @@ class CaptionModel:
         """The encoder's features `[batch, height, width, channels]`, float16, of photos as `caption` takes them."""
         return self._loaded.signatures["features"](images=self._tensorflow.constant(images))["features"].numpy()
 
-    def _compile_encoder(self) -> Callable[[Any], Any] | None:
+    def _is_fast_in_half_precision(self, gpu: Any) -> bool:
+        """Whether a GPU has units for it; those before Volta don't, and some are slower with it."""
+        details = self._tensorflow.config.experimental.get_device_details(gpu)
+        return details.get("compute_capability", (0, 0)) >= (7, 0)
+
+    def _compile_encoder(self, name: str) -> Callable[[Any], Any] | None:
         """The encoder, compiled by XLA; None where that does not work, for which the uncompiled one does.
 
         The decoder can't be compiled: the beam width, an input, shapes what its loop computes.
+
+        Args:
+          name: the signature that is compiled.
         """
-        signature = self._loaded.signatures["features"]
+        signature = self._loaded.signatures[name]
         encode = self._tensorflow.function(lambda images: signature(images=images)["features"], jit_compile=True)
         try:
             encode(self._tensorflow.zeros((SMALLEST_BATCH, self.image_size, self.image_size, 3), "uint8"))

@@ -1,6 +1,7 @@
 """From a trained encoder and decoder to a SavedModel, pixels in, captions out; and its weights back again."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ _SAMPLING = {"top_p": tf.float32, "temperature": tf.float32, **_RULES}
 def save(folder: Path, encoder: keras.Model, decoder: Decoder, vocabulary: Vocabulary) -> None:
     """Writes a SavedModel that holds both networks and the vocabulary.
 
-    Its signatures are `features` (of images), `caption` and `caption_features` (beam search), `sample` and
-    `sample_features`. The weights are stored as float16 and cast to float32 once a call, before the decoding loop.
+    Its signatures are `features` (of images), `features_half`, the same computed in float16 for devices that are made
+    for it, `caption` and `caption_features` (beam search), `sample` and `sample_features`. The weights are stored as
+    float16; all signatures but `features_half` cast them to float32 once a call, before the decoding loop.
     """
     module = _Captioner(encoder, decoder, vocabulary)
     size = encoder.input_shape[1]
@@ -32,17 +34,18 @@ def save(folder: Path, encoder: keras.Model, decoder: Decoder, vocabulary: Vocab
     uniforms = tf.TensorSpec((None, None, decoder.slots), tf.float32, name="uniforms")
     beam = {name: tf.TensorSpec((), dtype, name=name) for name, dtype in _BEAM_SEARCH.items()}
     sampling = {name: tf.TensorSpec((), dtype, name=name) for name, dtype in _SAMPLING.items()}
-    tf.saved_model.save(
-        module,
-        str(folder),
-        signatures={
-            "features": module.features.get_concrete_function(images),
-            "caption": module.caption.get_concrete_function(images, **beam),
-            "caption_features": module.caption_features.get_concrete_function(features, **beam),
-            "sample": module.sample.get_concrete_function(images, uniforms=uniforms, **sampling),
-            "sample_features": module.sample_features.get_concrete_function(features, uniforms=uniforms, **sampling),
-        },
-    )
+    # Functions of their own, not the module's, which would be traced and stored a second time.
+    signatures = {
+        "features": tf.function(module.features).get_concrete_function(images),
+        "features_half": tf.function(module.features_half).get_concrete_function(images),
+        "caption": tf.function(module.caption).get_concrete_function(images, **beam),
+        "caption_features": tf.function(module.caption_features).get_concrete_function(features, **beam),
+        "sample": tf.function(module.sample).get_concrete_function(images, uniforms=uniforms, **sampling),
+        "sample_features": tf.function(module.sample_features).get_concrete_function(
+            features, uniforms=uniforms, **sampling
+        ),
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def restore(folder: Path, encoder: keras.Model | None, decoder: Decoder | None) -> None:
@@ -72,27 +75,32 @@ class _Captioner(tf.Module):
         super().__init__()
         # Kept in functions: as attributes, the models' own float32 variables would be saved, too.
         self._encode, self.encoder_weights = _with_half_weights(encoder, encoder)
+        encode_half, _ = _with_half_weights(encoder, encoder, self.encoder_weights)
+
+        def encode_in_half_precision(images):
+            with _half_precision(encoder):
+                return encode_half(images)
+
+        self._encode_half = encode_in_half_precision
         self._search, self.decoder_weights = _with_half_weights(_BeamSearch(decoder), decoder)
         self._draw, _ = _with_half_weights(_Sampler(decoder), decoder, self.decoder_weights)
         self._words = tf.constant(["" if word in SPECIALS else word for word in vocabulary.words])
 
-    @tf.function
     def features(self, images):
         return {"features": tf.cast(self._encode(images), tf.float16)}
 
-    @tf.function
+    def features_half(self, images):
+        return {"features": tf.cast(self._encode_half(images), tf.float16)}
+
     def caption(self, images, **settings):
         return self._write(self._search({"features": self._encode(images), **settings}))
 
-    @tf.function
     def caption_features(self, features, **settings):
         return self._write(self._search({"features": tf.cast(features, tf.float32), **settings}))
 
-    @tf.function
     def sample(self, images, **settings):
         return self._write(self._draw({"features": self._encode(images), **settings}))
 
-    @tf.function
     def sample_features(self, features, **settings):
         return self._write(self._draw({"features": tf.cast(features, tf.float32), **settings}))
 
@@ -134,6 +142,19 @@ class _Sampler(keras.Model):
         )
         best_first = tf.argsort(-scores, stable=True)
         return tf.gather(ids, best_first, batch_dims=1), tf.gather(scores, best_first, batch_dims=1)
+
+
+@contextlib.contextmanager
+def _half_precision(model: keras.Model) -> Iterator[None]:
+    """Makes the layers of a functional model compute in float16, what they average in float32 (arXiv:1710.03740)."""
+    before = [layer.dtype_policy for layer in model.layers]
+    try:
+        for layer in model.layers:
+            layer.dtype_policy = "mixed_float16"
+        yield
+    finally:
+        for layer, policy in zip(model.layers, before, strict=True):
+            layer.dtype_policy = policy
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

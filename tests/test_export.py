@@ -216,6 +216,44 @@ def test_features_are_those_that_prepare_stores(exported, images):
     assert np.linalg.norm(difference) / np.linalg.norm(prepared) < 0.01
 
 
+def test_features_in_half_precision_are_nearly_those_in_float32(exported, images):
+    signatures = exported.model._loaded.signatures
+    half, full = (
+        signatures[name](images=tf.constant(images))["features"].numpy() for name in ("features_half", "features")
+    )
+    assert half.dtype == full.dtype == np.float16 and half.shape == full.shape
+    difference = np.linalg.norm(half.astype("float32") - full) / np.linalg.norm(full.astype("float32"))
+    assert 0 < difference < 0.02
+    # The model in memory is as it was.
+    assert {layer.compute_dtype for layer in exported.encoder.layers} == {"float32"}
+
+
+def test_only_one_signature_computes_in_half_precision(exported):
+    signatures = exported.model._loaded.signatures
+    assert {name: convolved_in(signature) for name, signature in signatures.items()} == {
+        "features": {"float32"},
+        "features_half": {"float16"},
+        "caption": {"float32"},
+        "caption_features": set(),
+        "sample": {"float32"},
+        "sample_features": set(),
+    }
+
+
+def convolved_in(signature):
+    """The types that the convolutions of a signature, and of all that it calls, compute in."""
+    functions = {function.signature.name: function for function in signature.graph.as_graph_def().library.function}
+    wanted, found = [signature.graph.as_graph_def().node], set()
+    while wanted:
+        for node in wanted.pop():
+            if "Conv2D" in node.op:
+                found.add(tf.dtypes.as_dtype(node.attr["T"].type).name)
+            called = node.attr["f"].func.name if "f" in node.attr else ""
+            if called in functions:
+                wanted.append(functions.pop(called).node_def)
+    return found
+
+
 def test_weights_are_stored_once_and_in_half_precision(exported):
     variables = exported.folder / "saved_model" / "variables"
     stored = [
