@@ -8,6 +8,8 @@ import pyarrow as pa
 
 # Level 6 makes files 15 % smaller and takes four times as long.
 _GZIP_LEVEL = 1
+# Rows that are encoded at once: a table may have a million.
+_ENCODED_ROWS = 10_000
 
 
 def tfrecord(table: pa.Table) -> bytes:
@@ -20,14 +22,14 @@ def tfrecord(table: pa.Table) -> bytes:
     from tfx_bsl.coders import example_coder
 
     encoder = example_coder.RecordBatchToExamplesEncoder()
-    columns = [_as_lists(column.combine_chunks()) for column in table.columns]
-    records = encoder.encode(pa.RecordBatch.from_arrays(columns, table.column_names))
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "examples")
         options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=_GZIP_LEVEL)
         with tf.io.TFRecordWriter(path, options) as writer:
-            for record in records:
-                writer.write(record)
+            for batch in table.to_batches(_ENCODED_ROWS):
+                columns = [_as_lists(column) for column in batch.columns]
+                for record in encoder.encode(pa.RecordBatch.from_arrays(columns, batch.schema.names)):
+                    writer.write(record)
         with open(path, "rb") as file:
             return file.read()
 

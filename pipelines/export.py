@@ -1,6 +1,7 @@
 """Copies of committed shards in other formats. They are derived: anyone may write them again."""
 
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 
@@ -9,6 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import examples, rows, storage
+
+# Rows that are encoded at once: a file that was folded from others may have a million.
+_ENCODED_ROWS = 10_000
 
 EXTENSIONS = {"tfrecord": ".tfrecord.gz", "jsonl": ".jsonl"}
 
@@ -52,8 +56,12 @@ def export(files: tuple[str, str], format: str) -> str:
 
 def jsonl(table: pa.Table) -> bytes:
     """One JSON object a row, UTF-8; times in ISO 8601."""
-    lines = (json.dumps(row, ensure_ascii=False, default=lambda value: value.isoformat()) for row in table.to_pylist())
-    return "".join(f"{line}\n" for line in lines).encode()
+    text = io.BytesIO()
+    for batch in table.to_batches(_ENCODED_ROWS):
+        for row in batch.to_pylist():
+            line = json.dumps(row, ensure_ascii=False, default=lambda value: value.isoformat())
+            text.write(f"{line}\n".encode())
+    return text.getvalue()
 
 
 def tfrecord(table: pa.Table) -> bytes:

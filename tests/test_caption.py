@@ -19,7 +19,7 @@ from PIL import Image
 
 from jobs import cli, progress
 from model import bundle
-from pipelines import caption, lease, plan, storage
+from pipelines import caption, examples, export, lease, plan, storage
 from pipelines.caption import CaptionArchive, CaptionOptions
 from pipelines.photos import CAPTION_SCHEMA, CaptionRow, PhotoRef, Shard
 
@@ -254,9 +254,12 @@ def test_a_committed_shard_is_not_read_again(archive, tmp_path, tiny_bundle, mon
         assert (file.stat().st_mtime_ns, file.read_bytes()) == before[file]
 
 
-def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle):
+def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle, monkeypatch):
     import tensorflow as tf
 
+    # Several times a file.
+    monkeypatch.setattr(examples, "_ENCODED_ROWS", 10)
+    monkeypatch.setattr(export, "_ENCODED_ROWS", 10)
     output = tmp_path / "out"
     (archive / "empty.jpg").write_bytes(b"")
     captioned(archive, output, tiny_bundle, "--limit", "5", "--alternatives", "1")
@@ -266,9 +269,9 @@ def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle):
     lines = [json.loads(line) for file in output.glob("exports/jsonl/run=*/*.jsonl") for line in file.open()]
     assert {line["photo"]: line["caption"] for line in lines} == {photo: row["caption"] for photo, row in rows.items()}
     files = [str(file) for file in output.glob("exports/tfrecord/run=*/*.tfrecord.gz")]
-    examples = [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(files, "GZIP")]
-    assert len(examples) == len(lines) == len(rows) == 42
-    for example in examples:
+    written = [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(files, "GZIP")]
+    assert len(written) == len(lines) == len(rows) == 42
+    for example in written:
         features = example.features.feature
         row = rows[features["photo"].bytes_list.value[0].decode()]
         assert [v.decode() for v in features["caption"].bytes_list.value] == (
