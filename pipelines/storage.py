@@ -4,6 +4,7 @@ Local paths go through the operating system; `gs://` through google-cloud-storag
 there is none, and checks what it reads; the rest goes through Beam's filesystems.
 """
 
+import collections
 import contextlib
 import errno
 import fnmatch
@@ -311,23 +312,29 @@ def _matched(patterns: list[str]) -> Iterator[FileInfo]:
 
 
 def _matching_below(pattern: str) -> Iterator[str]:
-    """The files that match a glob with `**`; links to folders are followed, each real folder once, unlike `glob`."""
+    """The files that match a glob with `**`; links to folders are followed, each real folder once, unlike `glob`.
+
+    A folder's own path comes before those that links give it.
+    """
     parts = pattern.split("/")
     first = parts.index("**")
     above = "/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")
     seen: set[tuple[int, int]] = set()
     for top in glob.iglob(above, include_hidden=True):
-        for folder, folders, files in os.walk(top, followlinks=True):
-            try:
-                status = os.stat(folder)
-            except OSError:
-                continue
-            if (status.st_dev, status.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            below = [] if folder == top else os.path.relpath(folder, top).split("/")
-            yield from (os.path.join(folder, name) for name in files if _matches([*below, name], parts[first:]))
+        left = collections.deque([top])
+        while left:
+            for folder, folders, files in os.walk(left.popleft()):
+                try:
+                    status = os.stat(folder)
+                except OSError:
+                    continue
+                if (status.st_dev, status.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                left += (path for name in sorted(folders) if os.path.islink(path := os.path.join(folder, name)))
+                below = [] if folder == top else os.path.relpath(folder, top).split("/")
+                yield from (os.path.join(folder, name) for name in files if _matches([*below, name], parts[first:]))
 
 
 def _matches(names: list[str], patterns: list[str]) -> bool:

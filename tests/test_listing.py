@@ -53,6 +53,26 @@ def test_links(archive):
     assert len(listed) == 7
 
 
+@pytest.mark.parametrize("source", [".", "**"])
+def test_a_folder_that_links_lead_to_keeps_its_own_path(archive, source):
+    before = names(list_photos([f"{archive}/{source}"]), archive)
+    (archive / "a-link").symlink_to("sub", target_is_directory=True)
+    (archive / "folder.jpg" / "up").symlink_to("../sub/deep", target_is_directory=True)
+    assert sorted(names(list_photos([f"{archive}/{source}"]), archive)) == sorted(before)
+
+
+def test_what_only_a_link_leads_to_is_listed_by_it(archive, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name in ("f.jpg", "deep/g.jpg"):
+        (elsewhere / name).parent.mkdir(exist_ok=True)
+        (elsewhere / name).write_bytes(b"photo")
+    (elsewhere / "deep" / "back").symlink_to(archive, target_is_directory=True)
+    (archive / "a-link").symlink_to(elsewhere, target_is_directory=True)
+    for source in (".", "**"):
+        found = names(list_photos([f"{archive}/{source}"]), archive)
+        assert len(found) == 7 and {"a-link/f.jpg", "a-link/deep/g.jpg", "sub/c.png"} < set(found)
+
+
 def test_a_link_to_itself_hides_no_other_photo(archive):
     (archive / "self.jpg").symlink_to(archive / "self.jpg")
     listed = names(list_photos([str(archive)]), archive)

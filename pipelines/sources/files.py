@@ -1,5 +1,6 @@
 """Photos that are files of their own: of a folder, of a glob, or one by its name."""
 
+import collections
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -53,12 +54,17 @@ def list_photo(uri: str) -> PhotoRef:
 
 
 def _walk(top: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """All below a folder, in order, links to folders followed, each real folder once."""
+    """All below a folder, in order, links to folders followed, each real folder once.
+
+    Links come last: where a folder has a path of its own below the top, its photos are listed by that one, whatever
+    links to it there are, or will be when it is listed again.
+    """
     seen: set[tuple[int, int]] = set()
     # What is still to be looked at, the next one last: (path, path below the top, whether it is a folder).
     left = [(top, "", True)]
-    while left:
-        path, below, is_folder = left.pop()
+    links: collections.deque[tuple[str, str, bool]] = collections.deque()
+    while left or links:
+        path, below, is_folder = left.pop() if left else links.popleft()
         if not is_folder:
             yield from _one(path, below, options)
         elif below and (ignored := options.ignored(below)):
@@ -70,12 +76,17 @@ def _walk(top: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
                     continue
                 seen.add((status.st_dev, status.st_ino))
                 with os.scandir(path) as entries:
-                    found = sorted(((entry.name, _is_folder(entry)) for entry in entries), reverse=True)
+                    found = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
             except OSError:
                 # A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it.
                 yield PhotoRef(storage.local_uri(path), etag="")
                 continue
-            left += [(os.path.join(path, name), f"{below}/{name}".lstrip("/"), folder) for name, folder in found]
+            inside = [
+                ((os.path.join(path, name), f"{below}/{name}".lstrip("/"), folder), folder and is_link)
+                for name, folder, is_link in found
+            ]
+            left += [entry for entry, is_link in reversed(inside) if not is_link]
+            links += [entry for entry, is_link in inside if is_link]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
