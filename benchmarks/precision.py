@@ -1,6 +1,8 @@
 """What an encoder in half precision, as on GPUs, does to a bundle's captions: their scores, and how many are the same.
 
-python -m benchmarks.precision --flickr8k flickr8k
+    python -m benchmarks.precision --flickr8k flickr8k
+
+Runs on a CPU, which computes in float16 too, though slowly: what it prints are captions, not speeds.
 """
 
 import argparse
