@@ -22,10 +22,17 @@ test: setup
 test-crash: setup
 	@KILLS=200 $(BIN)/python -m pytest tests/test_crash.py
 
-# The engines and servers that run the job beyond one process, each for real, on loopback: needs Go, Java and Maven.
+# The engines and servers that run the job beyond one process, each for real: needs Go, Java and Maven. In a network of
+# its own, where the system lets us have one, which is loopback alone: some of Beam's ports listen at all addresses.
 # With the photos of FLICKR8K, or where there are none with crops of the samples.
+ALONE = $(shell unshare --map-root-user --net ip link set lo up 2>/dev/null && echo unshare --map-root-user --net)
+ENGINE_PHOTOS = $(wildcard $(FLICKR8K)/images)
+
 test-engines: setup prism flink $(ENGINES)/bin/fake-gcs-server
-	@BEAMSCRIBE_PHOTOS="$(wildcard $(FLICKR8K)/images)" $(BIN)/python -m pytest tests/engines
+	@echo "photos: $(or $(ENGINE_PHOTOS),crops of samples/; for others give FLICKR8K=FOLDER)"
+	@echo "network: $(if $(ALONE),loopback alone,of this machine: meanwhile Beam listens at all its addresses)"
+	@BEAMSCRIBE_PHOTOS="$(ENGINE_PHOTOS)" $(ALONE) sh -c 'ip link set lo up 2>/dev/null; exec "$$@"' sh \
+		$(BIN)/python -m pytest tests/engines
 
 lint: setup
 	@$(BIN)/ruff check .

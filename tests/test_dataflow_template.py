@@ -15,7 +15,7 @@ from jobs import caption
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "jobs" / "dataflow"
 METADATA = json.loads((FOLDER / "metadata.json").read_text())
-REGEXES = {parameter["name"]: parameter.get("regexes", []) for parameter in METADATA["parameters"]}
+REGEXES = {parameter["name"]: parameter["regexes"] for parameter in METADATA["parameters"]}
 
 
 def script(name: str):
@@ -53,18 +53,33 @@ def test_metadata_is_complete():
     [
         (
             "input",
-            ["gs://archive/photos", "gs://a-b/*.jpg 'gs://b.c/with space'"],
-            ["/photos", "s3://a/b", "", "gs://A/b"],
+            [
+                *("gs://archive/photos", "gs://archive", "'gs://archive'"),
+                *("gs://a-b/*.jpg 'gs://b.c/with space'", "gs://archive gs://others"),
+            ],
+            ["/photos", "s3://a/b", "", "gs://A/b", "gs://archive,gs://others"],
         ),
         ("output", ["gs://captions", "gs://captions/all"], ["captions", "gs://", "gs:/a/b", "file:///a"]),
         ("bundle", ["gs://models/mine"], ["model", "/model"]),
         ("gpu", ["nvidia-l4", "nvidia-l4:g2-standard-32"], ["l4", "nvidia-l4;count:2", "NVIDIA-L4", "nvidia-l4:"]),
         ("sdk_container_image", ["europe-docker.pkg.dev/p/r/worker:1"], ["a b", "-x"]),
         ("input_format", ["tar", "parquet"], ["rar", "tar zip"]),
+        ("include", ["*.jpg", "2019/* 2020/*"], ["", " *.jpg"]),
+        ("exclude", ["thumbnails/*"], [""]),
+        ("uri_column", ["uri", "photo uri"], ["", " "]),
+        ("image_column", ["image/encoded"], [""]),
+        ("name_column", ["__key__"], [""]),
         ("hidden", ["true", "false"], ["yes", "True"]),
         ("no_deduplicate", ["true", "false"], ["1"]),
         ("beam_width", ["1", "12"], ["0", "-1", "3.5", "x"]),
         ("max_length", ["20"], ["0", ""]),
+        ("min_length", ["1"], ["0"]),
+        ("no_repeat_ngram", ["0", "3"], ["-1", "00"]),
+        ("top_p", ["0.9", "1"], ["-0.1", "90%"]),
+        ("temperature", ["0.7"], ["hot"]),
+        ("batch_size", ["64"], ["0", "6.4"]),
+        ("shard_size", ["512"], ["0"]),
+        ("max_pixels", ["200000000"], ["2e8", "0"]),
         ("length_penalty", ["1", "0.7", ".7"], ["-1", "x", "1,5"]),
         ("seed", ["0", "42"], ["-1", "042"]),
         ("alternatives", ["0", "2"], ["-1"]),

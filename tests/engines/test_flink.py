@@ -1,7 +1,10 @@
 """The captioning job on a real Flink cluster: a job manager and task managers, all processes of their own."""
 
+import argparse
 import collections
 import contextlib
+import copy
+import os
 import re
 import socket
 import subprocess
@@ -16,8 +19,9 @@ import kubernetes_validate
 import psutil
 import pytest
 import yaml
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from jobs import cli
+from jobs import caption, cli
 from jobs.flink.cluster import INSTALLED, Cluster, flink_version
 from pipelines import rows
 from tests.engines.archive import make_archive
@@ -31,7 +35,21 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("flink"), free_ports(3))
     cluster.start(2)
     yield cluster
+    sessions = {int(path.read_text().split()[0]) for path in (cluster.folder / "pids").iterdir()}
+    # Of a manager that was killed, too, which leaves its workers behind.
+    assert processes_of(sessions)
     cluster.stop()
+    wait_until(lambda: not processes_of(sessions), 10)
+
+
+def processes_of(sessions: set[int]) -> list[psutil.Process]:
+    """The processes of some sessions that run."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def free_ports(count: int) -> int:
@@ -126,7 +144,7 @@ def test_a_task_manager_is_killed(cluster, tmp_path, tiny_bundle):
     output = tmp_path / "out"
     since = ends(cluster)
     job = start(cluster, arguments(photos, output, tiny_bundle, 8), tmp_path / "log")
-    wait_until(lambda: len(committed_shards(output)) >= 20)
+    wait_until(lambda: len(committed_shards(output)) >= 50)
     at_work = {name for name, *_ in shards_begun(cluster, since)} & cluster.task_managers().keys()
     cluster.task_managers()[min(at_work)].kill()
     check_the_rest(cluster, job, output, tmp_path / "log")
@@ -151,7 +169,7 @@ def test_a_worker_is_killed(cluster, tmp_path, tiny_bundle):
     output = tmp_path / "out"
     since = ends(cluster)
     job = start(cluster, arguments(photos, output, tiny_bundle, 8), tmp_path / "log")
-    wait_until(lambda: len(committed_shards(output)) >= 20)
+    wait_until(lambda: len(committed_shards(output)) >= 50)
     psutil.Process(int(shards_begun(cluster, since)[-1][1])).kill()
     check_the_rest(cluster, job, output, tmp_path / "log")
 
@@ -224,13 +242,48 @@ def test_the_manifests_are_what_kubernetes_and_the_operator_take():
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**deployment, "spec": {**deployment["spec"], "taskManagers": {}}}, schema)
     assert deployment["spec"]["flinkVersion"] == f"v{flink_version().replace('.', '_')}"
-    own = yaml.safe_load((FOLDER / "config.yaml").read_text())
-    for name, value in deployment["spec"]["flinkConfiguration"].items():
-        assert str(own.get(name, value)) == value
-    ours = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert deployment["spec"]["image"] and deployment["spec"]["serviceAccount"]
+    settings = deployment["spec"]["flinkConfiguration"]
+    for name, value in yaml.safe_load((FOLDER / "config.yaml").read_text()).items():
+        # Addresses are the operator's business.
+        if not name.startswith(("jobmanager.", "taskmanager.", "rest.")):
+            assert settings[name] == str(value)
+
+
+def test_the_manifests_fit_each_other_and_the_images():
+    deployment, job = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+    pod = deployment["spec"]["taskManager"]["podTemplate"]["spec"]
+    launcher = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    # The definition of the operator does not look into pods.
+    whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker"}, "spec": copy.deepcopy(pod)}
+    whole["spec"]["containers"][0]["image"] = deployment["spec"]["image"]
+    kubernetes_validate.validate(whole, kubernetes_validate.latest_version(), strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        bad = {**whole, "spec": {"containers": [{"image": "x"}]}}
+        kubernetes_validate.validate(bad, kubernetes_validate.latest_version(), strict=True)
+    ours = launcher["containers"][0]["args"]
+    assert ours[0] == "caption"
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    caption.add_arguments(parser)
+    _, beams = parser.parse_known_args(ours[1:])
+    given = PipelineOptions(beams).get_all_options(drop_default=True)
     slots = int(deployment["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"])
-    assert f"--parallelism={slots * deployment['spec']['taskManager']['replicas']}" in ours
-    assert f"--flink_version={flink_version()}" in ours
+    (port,) = pod["containers"][1]["ports"]
+    assert given == {
+        "runner": "FlinkRunner",
+        "flink_master": f"{deployment['metadata']['name']}-rest:8081",
+        "flink_version": flink_version(),
+        "flink_job_server_jar": "/opt/runner.jar",
+        "environment_type": "EXTERNAL",
+        "environment_config": f"localhost:{port['containerPort']}",
+        "parallelism": slots * deployment["spec"]["taskManager"]["replicas"],
+    }
+    assert f" {given['flink_job_server_jar']}\n" in (FOLDER / "Dockerfile").read_text()
+    # Photos and captions lie in the same place for all.
+    for of in (pod, launcher):
+        mounts = of["containers"][-1]["volumeMounts"]
+        assert mounts == launcher["containers"][0]["volumeMounts"] and of["volumes"] == launcher["volumes"]
+        assert [mount["name"] for mount in mounts] == [volume["name"] for volume in of["volumes"]]
 
 
 def test_the_images_have_the_versions_that_are_tested():
