@@ -6,10 +6,12 @@ Each choice, and the source that it rests on, is in docs/dataflow.md.
 import dataclasses
 import datetime
 import json
+import os
 import re
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.internal.gcp import auth
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     GoogleCloudOptions,
@@ -94,6 +96,9 @@ def fill(options: PipelineOptions, job: CaptionOptions) -> None:
     workers: Any = options.view_as(WorkerOptions)
     debug: Any = options.view_as(DebugOptions)
     _check(options, job)
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        # An emulator knows no accounts, for which Beam would look for more than a minute, and has no option against it.
+        auth._Credentials._credentials_init = True
     name = re.sub("[^a-z0-9-]", "-", job.run.lower())
     cloud.job_name = cloud.job_name or f"beamscribe-{name}"
     cloud.labels = cloud.labels or [f"beamscribe-run={name}"]

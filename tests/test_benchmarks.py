@@ -24,3 +24,13 @@ def test_an_error_ends_what_watches_the_gpu(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError), pipeline._gpu_use():
         raise ZeroDivisionError
     assert time.monotonic() - started < 5
+
+
+def test_how_busy_the_gpu_was(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 40; echo '[N/A]'; echo 60; exec sleep 10\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pipeline._gpu_use() as use:
+        time.sleep(0.5)
+    assert use == [40, 60]

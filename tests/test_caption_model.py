@@ -1,6 +1,8 @@
 """What a model does on a GPU, as far as a CPU can tell."""
 
+import concurrent.futures
 import logging
+import time
 import types
 
 import numpy as np
@@ -21,6 +23,8 @@ def photos(number: int) -> np.ndarray:
 @pytest.mark.parametrize("number", [1, 8, 11])
 @pytest.mark.parametrize("top_p", [0.0, 0.9])
 def test_a_gpu_gives_the_captions_that_a_cpu_gives(models, tiny_bundle, number, top_p):
+    # XLA is for GPUs alone.
+    assert models[0]._compiled_encoder is None and models[1]._compiled_encoder is not None
     settings = bundle.describe(tiny_bundle).settings._replace(top_p=top_p)
     uniforms = bundle.draws([str(index) for index in range(number)], settings, 2, models[0].longest)
     (captions, scores), (on_gpu, scores_on_gpu) = (
@@ -37,6 +41,25 @@ def test_batches_have_few_sizes(models):
     sizes = {number: len(models[1]._filled_up(photos(number))) for number in (1, 8, 9, 31, 32, 33)}
     assert sizes == {1: 8, 8: 8, 9: 16, 31: 32, 32: 32, 33: 64}
     assert len(models[0]._filled_up(photos(5))) == 5
+
+
+def test_a_gpu_has_one_batch_at_a_time(models, tiny_bundle, monkeypatch):
+    inside, most = [], []
+
+    def call(*_, **__):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return np.array([["a"]] * 8), np.zeros((8, 1))
+
+    settings = bundle.describe(tiny_bundle).settings
+    for model, together in zip(models, (True, False), strict=True):
+        monkeypatch.setattr(model, "_call", call)
+        most.clear()
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda number, model=model: model.caption(photos(number), settings), [8] * 4))
+        assert (max(most) > 1) == together
 
 
 def test_a_compiler_that_fails_costs_only_speed(tiny_bundle, monkeypatch, caplog):

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import struct
@@ -252,3 +253,11 @@ def test_an_honest_photo_of_the_largest_size_is_decoded(tmp_path):
 def test_the_limit_is_far_above_what_an_honest_photo_needs():
     # WebP needs most: its decoder has the photo three times, Pillow once, at four bytes a pixel.
     assert decoder_process.MEMORY_LIMIT > 4 * 4 * decoding.MAX_PIXELS + 2**30
+
+
+def test_as_many_decoders_as_processors(monkeypatch):
+    monkeypatch.setattr(decode_pool, "_pool", None)
+    monkeypatch.setattr(decode_pool.loky, "cpu_count", lambda: 3)
+    with contextlib.closing(decode_pool.shared()) as pool:
+        assert pool is decode_pool.shared()
+        assert len(pool._processes._pool_manager.worker_manager.workers) == 3

@@ -14,6 +14,7 @@ import urllib.parse
 import uuid
 from pathlib import Path
 
+import google.auth
 import pytest
 from apache_beam import coders
 from apache_beam.internal.gcp import auth
@@ -21,9 +22,11 @@ from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 
 from jobs import cli, dataflow_runner
+from model import bundle
 from pipelines import gcs, lease, storage
+from pipelines.caption import CaptionHandler, CaptionOptions
 from pipelines.inference import PhotoStream
-from pipelines.photos import PhotoRef, Shard
+from pipelines.photos import PhotoRef, Shard, ShardResult
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "europe-docker.pkg.dev/proj-123/images/beamscribe:1"
@@ -35,8 +38,9 @@ ACCELERATOR = "beam:resources:accelerator:v1"
 def bucket(object_store, monkeypatch, make_photo, tmp_path) -> str:
     """URI of a bucket with a folder of three photos."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", object_store)
-    # Beam would look for an account for more than a minute; the server knows none.
-    monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
+    # As the server knows no account, nobody may look for one.
+    monkeypatch.setattr(auth._Credentials, "_credentials_init", False)
+    monkeypatch.setattr(google.auth, "default", lambda *_, **__: pytest.fail("looks for credentials"))
     gcs._client.cache_clear()
     place = f"gs://dataflow-{uuid.uuid4().hex}"
     gcs._client().create_bucket(place.removeprefix("gs://"))
@@ -182,16 +186,30 @@ def test_no_pixels_pass_from_step_to_step(bucket, service):
         assert set(before.outputs.values()) == set(after.inputs.values())
     inside = [step for name, step in steps.items() if name.startswith("CaptionArchive/CaptionShards")]
     assert inside and not any(step.spec.urn == shuffle for step in [*chain, *inside])
-    # What they pass on are shards as references and rows as text: Python objects, none of them an array.
+    # What they pass on are Python objects: `test_what_passes_is_small` looks into them.
     kinds = {components.coders[components.pcollections[c].coder_id].spec.urn for s in chain for c in s.inputs.values()}
     assert kinds <= {common_urns.coders.BYTES.urn, "beam:coder:pickled_python:v1"}
 
 
-def test_what_passes_is_small():
-    refs = tuple(PhotoRef(f"gs://archive/photos/{index:06d}.jpg", f"{index}-1", 4_000_000) for index in range(512))
-    encoded = coders.registry.get_coder(PhotoStream).encode(PhotoStream(Shard(7, refs)))
-    # One photo's pixels, at the smallest size that a model takes, are 12 kB.
-    assert len(encoded) < 512 * 100
+def test_what_passes_is_small(tiny_bundle, tmp_path, make_photo):
+    paths = [make_photo(tmp_path / f"{index:06d}.jpg", 400, 300) for index in range(64)]
+    stream = PhotoStream(Shard(7, tuple(PhotoRef(str(path), f"{path.stat().st_size}-1") for path in paths)))
+    description = bundle.describe(tiny_bundle)
+    options = CaptionOptions(
+        inputs=(str(tmp_path),),
+        output=str(tmp_path / "out"),
+        run="1",
+        bundle=str(tiny_bundle),
+        model=description.fingerprint,
+        settings=description.settings,
+    )
+    handler = CaptionHandler(options)
+    (result,) = handler.run_inference(stream, handler.load_model())
+    assert [row.status for row in result.rows] == ["captioned"] * len(paths)
+    for kind, element in ((PhotoStream, stream), (ShardResult, result)):
+        encoded = coders.registry.get_coder(kind).encode(element)
+        # One photo's pixels, at the size that this model takes, are 12 kB.
+        assert len(encoded) < len(paths) * 600
 
 
 def test_what_the_user_says_counts(bucket, service):
@@ -283,11 +301,8 @@ def test_a_flex_template_begins_the_job(bucket, service, object_store, tmp_path)
         "--bundle=",
     ]
     environment = {"STORAGE_EMULATOR_HOST": object_store, "BEAMSCRIBE_WORKER_IMAGE": IMAGE, "NO_GCE_CHECK": "true"}
-    code = "import sys, runpy; from apache_beam.internal.gcp import auth; auth._Credentials._credentials_init = True;"
-    code += f"sys.argv[0] = {str(main)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *given, *parameters], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(main), *given, *parameters]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     template = json.loads(storage.read(place))
     assert template["name"] == "nightly" and template["labels"] == {"goog-dataflow-provided-template-type": "flex"}
