@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import plan, report_page, rows, storage
+from pipelines import plan, report_page, retries, rows, storage
 from pipelines.photos import CAPTIONED, FAILED, PhotoRef, retries_of
 from pipelines.plan import Plan
 
@@ -130,10 +130,11 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
     failures: collections.Counter[str] = collections.Counter()
     examples: dict[str, list[Example]] = collections.defaultdict(list)
     samples: list[Sample] = []
-    retries = 0
+    # What this process made again for no shard: to list, to compare, to commit.
+    made_again = retries.take()
     for path, table in zip(files, rows.read_tables(files, _COLUMNS), strict=True):
         counts[_shard_index(path)] = table.num_rows
-        retries += retries_of(table)
+        made_again += retries_of(table)
         statuses.update(table["status"].to_pylist())
         for row in _with_status(table, FAILED, Example):
             failures[row["error"]] += 1
@@ -164,7 +165,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
         captioned=statuses[CAPTIONED],
         failed=statuses[FAILED],
         photos_per_second=round(written / seconds, 2) if seconds else 0.0,
-        retries=retries,
+        retries=made_again,
         failures=dict(failures.most_common()),
         examples=_some_of_each(examples),
         samples=tuple(sorted(samples, key=lambda sample: sample.photo)),

@@ -6,7 +6,7 @@ import socket
 import threading
 
 import pytest
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, PortableOptions, StandardOptions
 
 from jobs import beam_runner, remote_jobs
 from model.errors import UserError
@@ -56,6 +56,8 @@ def test_workers_on_flink_stay_for_the_next_stage(job_manager):
     address, _ = job_manager
     options = beam_runner.pipeline_options(["--runner=flink", f"--flink_master={address}"])
     assert options.view_as(PortableOptions).environment_cache_millis == 10_000
+    # Beam would stage a list of what is installed, through a folder that task managers need not have.
+    assert options.view_as(DebugOptions).lookup_experiment("disable_logging_submission_environment")
     own = beam_runner.pipeline_options(["--runner=flink", "--flink_master=[local]", "--environment_cache_millis=5"])
     assert int(own.view_as(PortableOptions).environment_cache_millis) == 5
 

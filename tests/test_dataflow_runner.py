@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import apache_beam as beam
 import pytest
@@ -147,3 +148,10 @@ def test_such_a_job_fails_where_a_photo_has_no_row(unattended, tmp_path, monkeyp
         file.unlink()
     with pytest.raises(dataflow_runner.IncompleteError, match=r"some photos have no row: .*0\.jpg"):
         dataflow_runner.write_report(unattended.config)
+
+
+def test_every_gpu_is_in_the_documentation_with_its_machine():
+    text = (Path(__file__).parents[1] / "docs" / "dataflow.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `nvidia-")]
+    for gpu, machine in dataflow_runner.GPU_MACHINES.items():
+        assert sum(f"`{gpu}`" in row and row.endswith(f"| `{machine}` |") for row in rows) == 1
