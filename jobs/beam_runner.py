@@ -1,5 +1,6 @@
 """Runs a pipeline with the user's Beam options, and says in a line what the user can mend."""
 
+import argparse
 import contextlib
 import os
 import re
@@ -39,16 +40,16 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     Raises:
       UserError: an option is unknown to Beam, too.
     """
-    options = PipelineOptions(list(arguments))
-    known = options.get_all_options(retain_unknown_options=False)
-    given = {a: a[2:].split("=")[0] for a in arguments if a.startswith("--")}
-    # Beam has `--no_auth`, and for what is true by default `--no_…`.
-    unknown = [a for a, name in given.items() if not {name, name.removeprefix("no_")} & known.keys()]
+    known = _names_of_options()
+    # A number may be negative.
+    given = [a for a in arguments if re.match(r"-[^\d.]", a)]
+    unknown = [a for a in given if a.split("=")[0] not in known]
     if unknown:
         raise UserError(f"unknown option {unknown[0]}: neither this command nor Beam has it; see --help")
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
             raise UserError(f"what is {argument} for? No option takes it; see --help")
+    options = PipelineOptions(list(arguments))
     standard: Any = options.view_as(StandardOptions)
     standard.runner = _canonical(standard.runner or "DirectRunner")
     if standard.runner == "DirectRunner":
@@ -64,6 +65,14 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     if standard.runner == "FlinkRunner":
         flink_runner.complete(options)
     return options
+
+
+def _names_of_options() -> set[str]:
+    """All options of Beam, in all their spellings."""
+    parser: Any = argparse.ArgumentParser(allow_abbrev=False, conflict_handler="resolve")
+    for kind in PipelineOptions.__subclasses__():
+        kind._add_argparse_args(parser)
+    return {name for action in parser._actions for name in action.option_strings}
 
 
 def _canonical(runner: str) -> str:

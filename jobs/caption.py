@@ -19,6 +19,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from jobs import history, input_options, remote_jobs, search_options
+from jobs.terminal import printable, until_closed
 
 if TYPE_CHECKING:
     from jobs.progress import Limit
@@ -115,6 +116,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             result = report.collect(caption_options.output, caption_options.run, datetime.datetime.now(datetime.UTC))
             report.write(result, caption_options.output)
             stopped = stopping.reason(folder)
+            captions = _some_captions(result)
     except KeyboardInterrupt:
         if job and held:
             # It goes on without this process.
@@ -123,7 +125,8 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
         raise
     except OSError as error:
         raise UserError(f"--output: can't write to {caption_options.output}: {error.strerror or error}") from None
-    _print_summary(result, caption_options)
+    with until_closed():
+        _print_summary(result, captions, caption_options)
     if stopped and result.balanced:
         raise UserError(stopped)
     if stopped:
@@ -216,6 +219,7 @@ def _validated(options: argparse.Namespace, beam_options: Any) -> "tuple[Caption
         "bundle": {"name": model.name, "fingerprint": model.fingerprint},
         "settings": caption_options.settings_fingerprint,
         "recaption": sorted(options.recaption),
+        "max_pixels": caption_options.max_pixels,
         "runner": beam_options.view_as(StandardOptions).runner,
         "version": importlib.metadata.version("beamscribe"),
     }
@@ -257,7 +261,7 @@ def _write_error(folder: str) -> str:
     return f" (details: {path})"
 
 
-def _print_summary(result: "Report", options: "CaptionOptions") -> None:
+def _print_summary(result: "Report", captions: list[tuple[str, str]], options: "CaptionOptions") -> None:
     from pipelines import storage
 
     print(
@@ -277,9 +281,9 @@ def _print_summary(result: "Report", options: "CaptionOptions") -> None:
         again = "--recaption model or --recaption settings does them again"
         print(f"captioned before by another model or with other settings: {result.outdated} ({again})")
     for photo in result.missing:
-        print(f"  no row for {photo}", file=sys.stderr)
-    for photo, caption in _some_captions(result):
-        print(f"  {os.path.basename(photo)}: {caption}")
+        print(f"  no row for {printable(photo)}", file=sys.stderr)
+    for photo, caption in captions:
+        print(f"  {printable(os.path.basename(photo))}: {printable(caption)}")
     print(f"table:   {storage.join(options.output, 'captions')}")
     print(f"report:  {storage.join(options.folder, 'report.html')}")
     # What was typed may be a path into a virtual environment that is not active.

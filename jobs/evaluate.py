@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         learned = [caption for captions in trained_on.values() for caption in captions]
 
     if options.captions_from:
-        captions = _captions_of(options.captions_from)
+        captions = _captions_of(options.captions_from, {photo.count("/") for photo in references})
     elif options.images:
         captions = _caption(options, list(references))
     else:
@@ -55,7 +55,10 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     for name, value in metrics.items():
         print(f"{name:18} {'-' if value is None else f'{value:.2f}' if isinstance(value, float) else value}")
     if options.output:
-        storage.replace(os.path.abspath(options.output), (json.dumps(metrics, indent=2) + "\n").encode())
+        try:
+            storage.replace(os.path.abspath(options.output), (json.dumps(metrics, indent=2) + "\n").encode())
+        except OSError as error:
+            raise UserError(f"--output: can't write {options.output}: {error.strerror or error}") from None
     return 0
 
 
@@ -77,17 +80,18 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
     if not os.path.isdir(options.images):
         raise UserError(f"--images: no folder {options.images}")
     model = bundle.CaptionModel(bundles.fetched(located, described.fingerprint))
+    folder = storage.join(options.images, "")
     refs = tuple(PhotoRef(storage.join(options.images, photo), etag="") for photo in photos)
     stream = PhotoStream(Shard(0, refs)).decoded(model.image_size)
 
     def caption(images: np.ndarray, photos: list[str]) -> np.ndarray:
         # Figures must not depend on where the photos lie.
-        names = [os.path.basename(photo) for photo in photos]
+        names = [photo.removeprefix(folder) for photo in photos]
         return model.caption(images, settings, bundle.draws(names, settings, 1, model.longest))[0][:, 0]
 
     captions = {}
     for photo, result in tqdm(infer(stream, caption, batch_size=32), total=len(refs), unit="photo", desc="captioned"):
-        name = os.path.basename(photo.ref.photo)
+        name = photo.ref.photo.removeprefix(folder)
         if isinstance(result, Failure):
             print(f"{name}: {result.error}: {result.message}", file=sys.stderr)
         else:
@@ -95,8 +99,13 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
     return captions
 
 
-def _captions_of(folder: str) -> dict[str, str]:
-    """The captions in an output folder, or in any folder of Parquet files with `photo` and `caption`, by file name."""
+def _captions_of(folder: str, depths: set[int]) -> dict[str, str]:
+    """The captions in an output folder, or in any folder of Parquet files with `photo` and `caption`, by photos' names.
+
+    Args:
+      folder: where to look.
+      depths: how many folders the names have before the file's own name.
+    """
     import pyarrow as pa
 
     from model.errors import UserError
@@ -110,9 +119,10 @@ def _captions_of(folder: str) -> dict[str, str]:
         tables = rows.latest(files, ["caption"]) if files else rows.read_tables(others, ["photo", "caption"])
         return {
             # A photo of a container is `URI#member`.
-            os.path.basename(row["photo"].rpartition("#")[2]): row["caption"]
+            "/".join(row["photo"].rpartition("#")[2].split("/")[-1 - depth :]): row["caption"]
             for table in tables
             for row in table.select(["photo", "caption"]).drop_null().to_pylist()
+            for depth in depths
         }
     except (KeyError, pa.ArrowInvalid) as error:
         raise UserError(f"--captions-from: {folder}: {' '.join(str(error).split())}") from None

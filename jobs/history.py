@@ -4,6 +4,9 @@ import datetime
 import json
 from typing import Any
 
+# What makes a run go on with another one: with other limits, or another version, what failed may not fail again.
+_ALIKE = ("inputs", "bundle", "settings", "recaption", "max_pixels", "version")
+
 
 def unfinished_since(config: dict[str, Any]) -> datetime.datetime | None:
     """When the first of the unfinished runs began that a run goes on with; None where the last one ended well.
@@ -24,7 +27,7 @@ def unfinished_since(config: dict[str, Any]) -> datetime.datetime | None:
         except ValueError:
             # Damaged: what that run was for can't be told.
             break
-        alike = all(earlier.get(name) == wanted[name] for name in ("inputs", "bundle", "settings", "recaption"))
+        alike = all(earlier.get(name) == wanted[name] for name in _ALIKE)
         if not alike or storage.exists(path.replace("config.json", "_SUCCESS")):
             break
         since = datetime.datetime.fromisoformat(earlier["started_at"])

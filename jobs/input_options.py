@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,7 +86,14 @@ def _absolute_input(uri: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """An absolute path, or a URI without a slash at its end."""
+    """An absolute path, or a URI without a slash at its end.
+
+    Raises:
+      UserError: a URI ends behind its scheme, as with a variable that is not set.
+    """
+    from model.errors import UserError
     from pipelines import storage
 
+    if re.fullmatch(r"[a-z][a-z0-9+.-]*:/*", uri):
+        raise UserError(f"{uri} names no bucket; is a variable not set?")
     return os.path.abspath(storage.local_path(uri)) if storage.is_local(uri) else uri.rstrip("/")

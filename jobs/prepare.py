@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     """Prepares one split."""
-    from jobs import beam_runner
+    from jobs import beam_runner, input_options
     from model import annotations, recipe
     from model.errors import UserError
     from model.quiet import quiet_imports
@@ -46,8 +46,15 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     captions = annotations.captions_of_split(options.split, options.captions)
     if storage.is_local(options.images) and not os.path.isdir(options.images):
         raise UserError(f"--images: no folder {options.images}")
-    if storage.exists(storage.join(options.output, DATASET)):
-        raise UserError(f"--output: {options.output} holds a dataset already; delete it or choose another folder")
+    output = input_options.absolute(options.output)
+    try:
+        if storage.exists(storage.join(output, DATASET)):
+            raise UserError(f"--output: {output} holds a dataset already; delete it or choose another folder")
+        # Of a preparation that was interrupted, of another split perhaps.
+        for path in storage.within(output, "examples-*.tfrecord.gz"):
+            storage.delete(path)
+    except OSError as error:
+        raise UserError(f"--output: can't write to {output}: {error.strerror or error}") from None
 
     if options.store == "features":
         with quiet_imports():
@@ -59,15 +66,17 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
         images=options.images,
         captions=captions,
         photos=list(captions),
-        output=options.output,
+        output=output,
         encoder=encoder,
         store=options.store,
         flip=options.flip,
     )
-    beam_runner.run(PrepareDataset(prepare), beam_options)
-
-    dataset = json.loads(storage.read(storage.join(options.output, DATASET)))
+    try:
+        beam_runner.run(PrepareDataset(prepare), beam_options)
+        dataset = json.loads(storage.read(storage.join(output, DATASET)))
+    except Exception as error:  # noqa: BLE001 - runners raise their own kinds
+        raise UserError(f"the job stopped: {beam_runner.reason(error)}") from None
     for failure in dataset["failures"]:
         print(f"left out: {failure['photo']}: {failure['error']}: {failure['message']}", file=sys.stderr)
-    print(f"{dataset['photos']} photos with {dataset['captions']} captions in {options.output}")
+    print(f"{dataset['photos']} photos with {dataset['captions']} captions in {output}")
     return 0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from jobs.terminal import printable
+from jobs.terminal import printable, until_closed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,14 +49,11 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         if not files:
             print(f"{options.output}: nothing is committed yet", file=sys.stderr)
             return 0
-        if options.format == "table":
-            _print_table(_chosen(rows.latest(files, _TABLE_COLUMNS), options.failed), options)
-        else:
-            _print_records(_chosen(rows.latest(files), options.failed), options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read the output has enough (`| head`). Python flushes again at exit, which must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with until_closed():
+            if options.format == "table":
+                _print_table(_chosen(rows.latest(files, _TABLE_COLUMNS), options.failed), options)
+            else:
+                _print_records(_chosen(rows.latest(files), options.failed), options)
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and (error.errno or isinstance(error, storage.StoreError)):
             raise UserError(f"can't read {options.output}: {error.strerror or error}") from None

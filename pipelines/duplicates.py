@@ -2,9 +2,11 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import itertools
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipelines import reading, storage
@@ -22,10 +24,11 @@ _READERS = 8
 
 
 def by_size(photos: Iterable[PhotoRef]) -> Iterator[tuple[int, tuple[PhotoRef, ...]]]:
-    """Photos to be compared with those of their part; those whose size is not known have no equals."""
+    """Photos to be compared with those of their part; those of unknown size have no equals, and lie in any."""
     parts: dict[int, list[PhotoRef]] = collections.defaultdict(list)
     for ref in photos:
-        parts[ref.size % PARTS].append(ref)
+        key = ref.size or zlib.crc32(ref.photo.encode())
+        parts[key % PARTS].append(ref)
     for part, refs in parts.items():
         yield part, tuple(refs)
 
@@ -61,7 +64,9 @@ def _alike(refs: Sequence[PhotoRef]) -> set[PhotoRef]:
     # Large photos mostly differ in their first bytes already, which hold the time when they were taken.
     heads: dict[bytes, set[PhotoRef]] = collections.defaultdict(set)
     for ref in refs:
-        heads[hashlib.sha256(storage.head(ref.photo, HEAD_BYTES)).digest()].add(ref)
+        # One that can't be read is like no other: reading it in its turn says why.
+        with contextlib.suppress(OSError):
+            heads[hashlib.sha256(storage.head(ref.photo, HEAD_BYTES)).digest()].add(ref)
     return {ref for same in heads.values() if len(same) > 1 for ref in same}
 
 

@@ -56,14 +56,15 @@ class Holder:
         return cls(purpose, socket.gethostname(), _machine(), os.getpid(), psutil.Process().create_time(), job)
 
     def has_died(self) -> bool | None:
-        """Whether the process is gone; None where it can't be seen from here."""
+        """Whether the process is gone; None where that can't be told from here."""
         if (self.host, self.machine) != (socket.gethostname(), _machine()):
             return None
         try:
             process = psutil.Process(self.pid)
-            # Its start is computed from the machine's clock, which may have been set meanwhile.
-            same = abs(process.create_time() - self.started) < 5.0
-            return not same or process.status() == psutil.STATUS_ZOMBIE
+            # Of another start: another process with its id, or the clock, which starts are computed from, was set.
+            if abs(process.create_time() - self.started) >= 5.0:
+                return None
+            return process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 

@@ -30,8 +30,8 @@ class PrepareOptions:
 
     Attributes:
       images: folder of the photos.
-      captions: for each photo's file name, its captions.
-      photos: file names of the split.
+      captions: for each photo's name below that folder, its captions.
+      photos: names of the split.
       output: folder of the dataset.
       encoder: what makes the features.
       store: `features`, or `images` for the pixels that the encoder takes.
@@ -96,8 +96,9 @@ class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
     def run_inference(self, batch, model, inference_args=None) -> Iterable[PreparedShard]:
         """Reads, encodes and writes one shard."""
         records, failures = [], []
+        folder = storage.join(self._options.images, "")
         for photo, result in infer(batch.decoded(self._options.encoder.image_size), self._stored(model), BATCH_SIZE):
-            name = photo.ref.photo.rsplit("/", 1)[-1]
+            name = photo.ref.photo.removeprefix(folder)
             if isinstance(result, Failure):
                 failures.append((name, result))
                 continue

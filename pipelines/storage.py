@@ -15,7 +15,7 @@ import pathlib
 import stat
 import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, cast
 
 from apache_beam.io.filesystem import CompressionTypes
@@ -141,7 +141,7 @@ def opened(uri: str) -> Iterator[BinaryIO]:
         # Without waiting: a named pipe may have nobody at its other end.
         with open(os.open(local_path(uri), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
+                raise NotAFileError(errno.EINVAL, "not a regular file")
             yield file
         return
     with _as_os_errors(uri):
@@ -151,6 +151,10 @@ def opened(uri: str) -> Iterator[BinaryIO]:
         )
     with remote:
         yield cast(BinaryIO, _OsErrors(remote, uri))
+
+
+class NotAFileError(OSError):
+    """Something that has a name but no bytes of its own: a named pipe, a socket, a device."""
 
 
 class _OsErrors(io.RawIOBase):
@@ -180,21 +184,22 @@ class _OsErrors(io.RawIOBase):
 
 
 def head(uri: str, size: int) -> bytes:
-    """The first bytes of a file; none where it can't be read, for which whoever reads all of it finds the reason."""
-    try:
+    """The first bytes of a file.
+
+    Raises:
+      OSError: as the store says; `NotAFileError` of what can't be read as a file, such as a socket.
+    """
+    if is_object(uri):
         with _as_os_errors(uri):
-            if is_object(uri):
-                return gcs.head(uri, size)
-        with opened(uri) as file:
-            return file.read(size)
-    except OSError:
-        return b""
+            return gcs.head(uri, size)
+    with opened(uri) as file:
+        return file.read(size)
 
 
 def metadata(uri: str) -> FileInfo | None:
     """What a remote store says of a file; None where it has none of that name, or doesn't answer."""
     with contextlib.suppress(Exception):
-        return gcs.metadata(uri) if is_object(uri) else next(_matched([uri]), None)
+        return gcs.metadata(uri) if is_object(uri) else next(_matched([glob.escape(uri)]), None)
     return None
 
 
@@ -274,15 +279,20 @@ def is_folder(uri: str) -> bool:
     return metadata(uri) is None and next(below(uri), None) is not None
 
 
-def matching(pattern: str) -> Iterator[str]:
-    """The files that match a glob, in any order; none where its folder does not exist."""
+def matching(pattern: str, refused: Callable[[str], None] = lambda _: None) -> Iterator[str]:
+    """The files that match a glob, in any order; none where its folder does not exist.
+
+    Args:
+      pattern: the glob.
+      refused: called with each local folder that can't be opened, in which other files may match.
+    """
     if is_local(pattern):
         path = local_path(pattern)
-        if "**" in path.split("/"):
-            yield from _matching_below(path)
+        start, parts = ("/" if path.startswith("/") else ""), path.lstrip("/").split("/")
+        if "**" in parts:
+            yield from _matching_below(start, parts, refused)
         else:
-            found = glob.iglob(path, include_hidden=True)
-            yield from (file for file in found if not os.path.isdir(file))
+            yield from (found for found in _matching(start, parts, refused) if not os.path.isdir(found))
         return
     yield from (found.uri for found in remote_matching(pattern) if not is_marker(found.uri))
 
@@ -311,19 +321,49 @@ def _matched(patterns: list[str]) -> Iterator[FileInfo]:
             yield FileInfo(found.path, version, found.size_in_bytes)
 
 
-def _matching_below(pattern: str) -> Iterator[str]:
+def _matching(folder: str, parts: Sequence[str], refused: Callable[[str], None]) -> Iterator[str]:
+    """What matches a glob without `**`, files and folders; unlike `glob` it tells of what it can't look into.
+
+    Args:
+      folder: where to look; empty for the current one.
+      parts: of the glob, below it.
+      refused: as in `matching`.
+    """
+    if not parts:
+        yield folder or "."
+        return
+    name, *rest = parts
+    try:
+        if has_wildcards(name):
+            names = sorted(fnmatch.filter(os.listdir(folder or "."), name))
+        else:
+            os.lstat(os.path.join(folder, name))
+            names = [name]
+    except OSError as error:
+        _refuse(folder or ".", error, refused)
+        return
+    for name in names:
+        yield from _matching(os.path.join(folder, name), rest, refused)
+
+
+def _refuse(folder: str, error: OSError, refused: Callable[[str], None]) -> None:
+    """Tells of a folder that can't be opened, unless there is no such folder."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        refused(folder)
+
+
+def _matching_below(start: str, parts: Sequence[str], refused: Callable[[str], None]) -> Iterator[str]:
     """The files that match a glob with `**`; links to folders are followed, each real folder once, unlike `glob`.
 
-    A folder's own path comes before those that links give it.
+    A folder's own path comes before those that links give it. Arguments are as in `_matching`.
     """
-    parts = pattern.split("/")
     first = parts.index("**")
-    above = "/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")
     seen: set[tuple[int, int]] = set()
-    for top in glob.iglob(above, include_hidden=True):
+    for top in _matching(start, parts[:first], refused):
         left = collections.deque([top])
         while left:
-            for folder, folders, files in os.walk(left.popleft()):
+            walk = os.walk(left.popleft(), onerror=lambda error: _refuse(error.filename, error, refused))
+            for folder, folders, files in walk:
                 try:
                     status = os.stat(folder)
                 except OSError:
@@ -337,7 +377,7 @@ def _matching_below(pattern: str) -> Iterator[str]:
                 yield from (os.path.join(folder, name) for name in files if _matches([*below, name], parts[first:]))
 
 
-def _matches(names: list[str], patterns: list[str]) -> bool:
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     if not patterns:
         return not names
     if patterns[0] == "**":
@@ -414,7 +454,7 @@ def _create_local(path: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
                 raise
             # A filesystem without links, such as exFAT: the last whole file wins.
             os.replace(temporary, path)

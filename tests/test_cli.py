@@ -37,5 +37,9 @@ def test_beam_options_are_known(monkeypatch):
     options = beam_runner.pipeline_options(["--direct_num_workers", "3", "--direct_running_mode=multi_threading"])
     assert beam_runner.workers(options) == 3
     assert options.get_all_options()["runner"] == "FnApiRunner"
-    with pytest.raises(UserError, match="--direct_num_wrokers"):
-        beam_runner.pipeline_options(["--direct_num_wrokers", "3"])
+    # In all spellings that Beam has.
+    beam_runner.pipeline_options(["--worker_machine_type=n2-standard-8", "--extra_package", "x.tar.gz", "--no_auth"])
+    beam_runner.pipeline_options(["--max_num_workers", "-1"])
+    for unknown in ("--direct_num_wrokers", "-limit=5", "-x"):
+        with pytest.raises(UserError, match=f"unknown option {unknown}"):
+            beam_runner.pipeline_options([unknown, "3"])

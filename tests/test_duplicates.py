@@ -62,3 +62,10 @@ def test_what_can_not_be_read_is_like_nothing(tmp_path, read, monkeypatch):
     assert len(found) == 100 and not any(ref.same_as or ref.sha256 for ref in found.values())
     # After some it has lost its patience.
     assert len(read) == duplicates.MOST_FAILURES
+
+
+def test_photos_of_unknown_size_do_not_all_lie_in_one_part():
+    parts = dict(duplicates.by_size(PhotoRef(f"/p/x.parquet#{n}", etag="1") for n in range(2000)))
+    assert len(parts) > 200 and max(map(len, parts.values())) < 30
+    sized = dict(duplicates.by_size(PhotoRef(f"/p/{n}.jpg", etag="1", size=7 + n % 2) for n in range(100)))
+    assert {part: len(refs) for part, refs in sized.items()} == {7: 50, 8: 50}

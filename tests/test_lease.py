@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from model.errors import UserError
@@ -73,13 +74,22 @@ def test_a_killed_holder_of_this_machine_holds_nobody_up(tmp_path, other_job, re
         assert time.monotonic() - started < 2.0
 
 
-def test_a_process_id_that_is_used_again_is_another_process(tmp_path):
+def test_a_process_id_that_is_used_again_is_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "DEAD", 2.0)
     stranger = Holder(**{**vars(Holder.myself("gone")), "started": 1.0})
     (tmp_path / "leases").mkdir()
     (tmp_path / "leases" / "00000004.json").write_text(json.dumps(vars(stranger)))
     with lease.hold(str(tmp_path), "me"):
         assert (tmp_path / "leases" / "00000005.json").exists()
         assert not (tmp_path / "leases" / "00000004.json").exists()
+
+
+def test_a_clock_that_was_set_ends_no_lease(tmp_path, monkeypatch, quick):
+    started = psutil.Process().create_time()
+    with lease.hold(str(tmp_path), "me"):
+        monkeypatch.setattr(psutil.Process, "create_time", lambda _: started + 3600)
+        with pytest.raises(UserError, match="in use"), lease.hold(str(tmp_path), "other"):
+            pass
 
 
 def test_a_holder_elsewhere_lives_while_its_heart_beats(tmp_path, monkeypatch, quick):

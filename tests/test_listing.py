@@ -1,11 +1,17 @@
 import contextlib
+import glob
 import os
+import tempfile
+import zipfile
+from pathlib import Path
 
 import apache_beam as beam
 import pytest
 
+from pipelines import storage
 from pipelines.listing import ListPhotos, list_photos
 from pipelines.sources import files
+from pipelines.sources.base import ListOptions
 from tests.conftest import run_eagerly
 
 
@@ -95,6 +101,77 @@ def scandir_then_delete(photo):
         photo.unlink(missing_ok=True)
 
     return scandir
+
+
+@pytest.fixture
+def guarded(make_photo):
+    """A folder with a file and a folder that may not be opened, by whoever runs the test then."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for photo in ("open/1.jpg", "private/2.jpg"):
+            make_photo(folder / photo)
+        make_photo(folder / "open" / "3.jpg").rename(folder / "open" / "blob")
+        (folder / "open" / "blob").chmod(0)
+        (folder / "private").chmod(0)
+        folder.chmod(0o755)
+        user = os.geteuid()
+        if user == 0:
+            # Root may open everything.
+            try:
+                os.seteuid(65534)
+            except OSError:
+                pytest.skip("there is no other user")
+        yield folder
+        os.seteuid(user)
+        (folder / "private").chmod(0o755)
+
+
+@pytest.mark.parametrize("source", ["", "/**", "/*/*", "/**/*"])
+def test_what_may_not_be_opened_is_listed(guarded, source):
+    # Reading says why.
+    assert sorted(names(list_photos([f"{guarded}{source}"]), guarded)) == ["open/1.jpg", "open/blob", "private"]
+
+
+def test_a_glob_below_what_may_not_be_opened(guarded):
+    assert names(list_photos([f"{guarded}/*/2.jpg"]), guarded) == ["private"]
+    assert names(list_photos([f"{guarded}/p*/**/*.jpg"]), guarded) == ["private"]
+    # Whatever is in there, nobody wants it.
+    assert names(list_photos([f"{guarded}/**"], ListOptions(exclude=("private",))), guarded) == [
+        "open/1.jpg",
+        "open/blob",
+    ]
+
+
+def test_what_has_no_bytes_is_passed_over(archive):
+    os.mkfifo(archive / "pipe")
+    (archive / "link").symlink_to("nothing")
+    assert {"pipe", "link"}.isdisjoint(names(list_photos([str(archive)]), archive))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("*", "*.jpg", "sub/*", "*/*", "*/*/*.heic", "su[a-c]/*.png"),
+        *("folder.jpg/?.webp", "none/*", "*/none", "[s]ub", "*/d*/*"),
+    ],
+)
+def test_globs_match_what_python_s_match(archive, monkeypatch, pattern):
+    (archive / "a[1].jpg").write_bytes(b"")
+    (archive / "self").symlink_to("self")
+    for place in (f"{archive}/", ""):
+        monkeypatch.chdir(archive)
+        expected = [path for path in glob.glob(place + pattern, include_hidden=True) if not os.path.isdir(path)]
+        assert sorted(storage.matching(place + pattern)) == sorted(expected)
+    assert list(storage.within(str(archive), "a[[]1].jpg")) == [f"{archive}/a[1].jpg"]
+
+
+def test_archives_that_are_hidden_or_excluded_stay_out_of_a_glob(archive):
+    for name in ("1.zip", ".trash/2.zip", "old/3.zip"):
+        (archive / name).parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(archive / name, "w") as file:
+            file.writestr("inside.jpg", b"photo")
+    found = names(list_photos([f"{archive}/**/*.zip"], ListOptions(exclude=("old",))), archive)
+    assert found == ["1.zip#inside.jpg"]
 
 
 def test_a_name_that_is_not_utf8_is_listed(archive):

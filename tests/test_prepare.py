@@ -97,3 +97,21 @@ def test_mistakes_are_one_clear_line(photos, capfd):
     assert prepared(photos) == 0
     assert prepared(photos) == 1
     assert "holds a dataset already" in capfd.readouterr().err
+    (photos / "file").write_text("")
+    for options in (("--output", str(photos / "file" / "data")), ("--output", "gs://")):
+        assert prepared(photos, *options) == 1
+        error = capfd.readouterr().err
+        assert error.startswith("beamscribe prepare: ") and error.count("\n") == 1, error
+
+
+def test_photos_in_folders_and_what_an_interrupted_job_left(photos):
+    (photos / "images" / "train").mkdir()
+    (photos / "images" / "3.jpg").rename(photos / "images" / "train" / "3.jpg")
+    (photos / "captions.txt").write_text("image,caption\ntrain/3.jpg,A dog\n")
+    (photos / "split.txt").write_text("train/3.jpg\n")
+    (photos / "data").mkdir()
+    (photos / "data" / "examples-00007.tfrecord.gz").write_bytes(b"half")
+    assert prepared(photos) == 0
+    (example,) = examples_in(photos)
+    assert example["photo"].bytes_list.value[0] == b"train/3.jpg"
+    assert example["captions"].bytes_list.value[0] == b"A dog"

@@ -104,6 +104,24 @@ def test_captions_made_before_are_matched_by_file_name(trained, tmp_path, capsys
     assert json.loads(output.read_text())["photos"] == 4
 
 
+def test_photos_in_folders_keep_their_captions(trained, tmp_path):
+    for index in (8, 9):
+        (tmp_path / "images" / str(index)).mkdir(parents=True)
+        photo = (trained / "images" / f"{index}.jpg").read_bytes()
+        (tmp_path / "images" / str(index) / "same.jpg").write_bytes(photo)
+    lines = ["image,caption", *(f"{index}/same.jpg,{CAPTIONS[index % 4]}" for index in (8, 9))]
+    (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "dev.txt").write_text("8/same.jpg\n9/same.jpg\n")
+    images, output = str(tmp_path / "images"), tmp_path / "metrics.json"
+    of_images = ["--images", images, "--bundle", str(trained / "bundle"), "--output", str(output)]
+    caption = ["caption", "--input", images, "--output", str(tmp_path / "out"), "--bundle", str(trained / "bundle")]
+    assert evaluate(tmp_path, *of_images) == 0
+    expected = json.loads(output.read_text())
+    assert cli.main(caption) == 0
+    assert evaluate(tmp_path, "--captions-from", str(tmp_path / "out"), "--output", str(output)) == 0
+    assert json.loads(output.read_text()) == expected and expected["photos"] == 2 and expected["mean_length"] > 0
+
+
 def test_captions_made_by_others_are_scored(trained, tmp_path):
     made = {"photo": [f"/elsewhere/{i}.jpg" for i in range(8, 12)], "caption": [CAPTIONS[i % 4] for i in range(4)]}
     pq.write_table(pa.table(made), tmp_path / "theirs.parquet")

@@ -70,7 +70,7 @@ def kind_in_glob(uri: str, options: ListOptions) -> str | None:
         return options.format
     try:
         return _container(uri, options) or (None if by_name == "parquet" else by_name)
-    except UserError:
+    except (UserError, OSError):
         return by_name
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 from pipelines import storage
-from pipelines.gcs import FileInfo
+from pipelines.gcs import FileInfo, NoCredentialsError
 from pipelines.photos import PhotoRef
 from pipelines.sources.base import HEAD_BYTES, Ignored, ListOptions, Source, extension_of, is_photo
 
@@ -22,7 +22,7 @@ def list_folder(uri: str, options: ListOptions, start: str = "", end: str = "") 
 def list_glob(
     pattern: str, options: ListOptions, kind_of: Callable[[str], str | None], start: str = "", end: str = ""
 ) -> Iterator[PhotoRef | Ignored | Source]:
-    """The photos that match a glob, and the containers, unlisted; includes and excludes see only the photos' paths.
+    """The photos that match a glob, and the containers, unlisted, which no includes keep out.
 
     Args:
       pattern: the glob; what comes before its first wildcard is no part of these paths.
@@ -32,14 +32,19 @@ def list_glob(
     """
     base = storage.without_wildcards(pattern)
     if storage.is_local(pattern):
-        for path in sorted(storage.matching(pattern)):
-            if kind := kind_of(path):
+        refused: list[str] = []
+        for path in sorted(storage.matching(pattern, refused.append)):
+            below = os.path.relpath(path, storage.local_path(base))
+            if (kind := kind_of(path)) and not options.ignored(below):
                 yield Source(storage.local_uri(path), kind)
             else:
-                yield from _one(path, os.path.relpath(path, storage.local_path(base)), options)
+                yield from _one(path, below, options)
+        for folder in sorted(refused):
+            yield options.ignored(os.path.relpath(folder, storage.local_path(base))) or _unopened(folder)
         return
     for info in storage.remote_matching(pattern, start, end):
-        if kind := None if storage.is_marker(info.uri) else kind_of(info.uri):
+        kind = None if storage.is_marker(info.uri) else kind_of(info.uri)
+        if kind and not options.ignored(_below(base, info.uri)):
             yield Source(info.uri, kind)
         else:
             yield from _remote([info], base, options)
@@ -78,8 +83,7 @@ def _walk(top: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
                 with os.scandir(path) as entries:
                     found = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
             except OSError:
-                # A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it.
-                yield PhotoRef(storage.local_uri(path), etag="")
+                yield _unopened(path)
                 continue
             inside = [
                 ((os.path.join(path, name), f"{below}/{name}".lstrip("/"), folder), folder and is_link)
@@ -100,10 +104,27 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _one(path: str, relative: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     if ignored := options.passed_over(relative):
         yield ignored
-    elif is_photo(path, functools.partial(storage.head, path, HEAD_BYTES)):
+    elif _may_be_photo(path):
         yield _local_ref(path)
     else:
         yield Ignored(extension_of(path))
+
+
+def _may_be_photo(uri: str) -> bool:
+    """Whether to list a file as a photo: also where the bytes that were to tell can't be read, for a row to say so."""
+    try:
+        return is_photo(uri, functools.partial(storage.head, uri, HEAD_BYTES))
+    except (FileNotFoundError, storage.NotAFileError):
+        return False
+    except NoCredentialsError:
+        raise
+    except OSError:
+        return True
+
+
+def _unopened(folder: str) -> PhotoRef:
+    """A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it."""
+    return PhotoRef(storage.local_uri(folder), etag="")
 
 
 def _local_ref(path: str) -> PhotoRef:
@@ -123,12 +144,16 @@ def _remote(found: Iterable[FileInfo], base: str, options: ListOptions) -> Itera
     for info in found:
         if storage.is_marker(info.uri):
             continue
-        if ignored := options.passed_over(info.uri.removeprefix(base).lstrip("/")):
+        if ignored := options.passed_over(_below(base, info.uri)):
             yield ignored
-        elif is_photo(info.uri, functools.partial(storage.head, info.uri, HEAD_BYTES)):
+        elif _may_be_photo(info.uri):
             yield _remote_ref(info)
         else:
             yield Ignored(extension_of(info.uri))
+
+
+def _below(base: str, uri: str) -> str:
+    return uri.removeprefix(base).lstrip("/")
 
 
 def _remote_ref(found: FileInfo) -> PhotoRef:
