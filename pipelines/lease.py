@@ -123,6 +123,10 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
                 f"{storage.folder_of(folder)} is in use: {holder} writes to it; wait for its end, or stop it"
             )
         if storage.create(_path(folder, number + 1, "json"), json.dumps(vars(myself)).encode()):
+            if _latest(folder) > number + 1:
+                # It had been taken and given back meanwhile, and the next one taken, whose holder cleaned up.
+                storage.delete(_path(folder, number + 1, "json"))
+                continue
             _clean_up(folder, number)
             return number + 1
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from model.errors import UserError
-from pipelines import lease
+from pipelines import lease, storage
 from pipelines.lease import Holder
 
 HOLD = """
@@ -114,6 +114,21 @@ def test_who_lost_the_lease_learns_it(tmp_path, quick):
         taker = Holder.myself("taker")
         (tmp_path / "leases" / "00000002.json").write_text(json.dumps(vars(taker)))
         assert lost.wait(5.0)
+
+
+def test_a_number_that_others_had_and_cleaned_up_is_not_taken_again(tmp_path, monkeypatch):
+    create = storage.create
+
+    def create_late(path, data):
+        # Two others come before it, of whom one has gone.
+        monkeypatch.setattr(storage, "create", create)
+        create(path.replace("00000001", "00000002"), json.dumps(vars(Holder.myself("third"))).encode())
+        return create(path, data)
+
+    monkeypatch.setattr(storage, "create", create_late)
+    with pytest.raises(UserError, match="in use: third"), lease.hold(str(tmp_path), "first"):
+        pass
+    assert [path.name for path in (tmp_path / "leases").iterdir()] == ["00000002.json"]
 
 
 def test_of_many_only_one_gets_it(tmp_path):
