@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     """Captions an archive and says what came of it."""
     from jobs import beam_runner, dataflow_runner
     from model.errors import UserError
-    from pipelines import lease, plan, report, stopping, storage
+    from pipelines import lease, plan, report, retries, stopping, storage
 
     beam_options = beam_runner.pipeline_options(beam_arguments)
     caption_options, config = _validated(options, beam_options)
@@ -113,7 +113,8 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             _run_job(caption_options, beam_options, options.max_failures)
             if not storage.exists(plan.path_of(folder)):
                 raise UserError("the job ended and has listed nothing; see what the runner's own log says of it")
-            result = report.collect(caption_options.output, caption_options.run, datetime.datetime.now(datetime.UTC))
+            finished = datetime.datetime.now(datetime.UTC)
+            result = report.collect(caption_options.output, caption_options.run, finished, retries.take())
             report.write(result, caption_options.output)
             stopped = stopping.reason(folder)
             captions = _some_captions(result)

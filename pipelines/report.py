@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import plan, report_page, retries, rows, storage
+from pipelines import plan, report_page, rows, storage
 from pipelines.photos import CAPTIONED, FAILED, PhotoRef, retries_of
 from pipelines.plan import Plan
 
@@ -107,13 +107,14 @@ class Report:
         return json.dumps(fields, indent=2, ensure_ascii=False, default=datetime.datetime.isoformat).encode()
 
 
-def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
+def collect(output: str, run: str, finished_at: datetime.datetime, retries: int = 0) -> Report:
     """Counts what a run committed and compares it with the run's plan.
 
     Args:
       output: the folder that holds the captions of all runs.
       run: id of the run.
       finished_at: when the job ended, with a time zone.
+      retries: requests that were made again for no shard: to list, to compare, to commit.
 
     Raises:
       OSError: a file of the run can't be read.
@@ -130,11 +131,9 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
     failures: collections.Counter[str] = collections.Counter()
     examples: dict[str, list[Example]] = collections.defaultdict(list)
     samples: list[Sample] = []
-    # What this process made again for no shard: to list, to compare, to commit.
-    made_again = retries.take()
     for path, table in zip(files, rows.read_tables(files, _COLUMNS), strict=True):
         counts[_shard_index(path)] = table.num_rows
-        made_again += retries_of(table)
+        retries += retries_of(table)
         statuses.update(table["status"].to_pylist())
         for row in _with_status(table, FAILED, Example):
             failures[row["error"]] += 1
@@ -165,7 +164,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime) -> Report:
         captioned=statuses[CAPTIONED],
         failed=statuses[FAILED],
         photos_per_second=round(written / seconds, 2) if seconds else 0.0,
-        retries=made_again,
+        retries=retries,
         failures=dict(failures.most_common()),
         examples=_some_of_each(examples),
         samples=tuple(sorted(samples, key=lambda sample: sample.photo)),
