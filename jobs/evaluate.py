@@ -42,6 +42,8 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         learned = [caption for captions in trained_on.values() for caption in captions]
 
     if options.captions_from:
+        if options.images or options.bundle:
+            raise UserError("--captions-from: those captions are made already; leave out --images and --bundle")
         captions = _captions_of(options.captions_from, {photo.count("/") for photo in references})
     elif options.images:
         captions = _caption(options, list(references))
@@ -118,10 +120,11 @@ def _captions_of(folder: str, depths: set[int]) -> dict[str, str]:
     try:
         tables = rows.latest(files, ["caption"]) if files else rows.read_tables(others, ["photo", "caption"])
         return {
-            # A photo of a container is `URI#member`.
-            "/".join(row["photo"].rpartition("#")[2].split("/")[-1 - depth :]): row["caption"]
+            # A photo of a container is `URI#member`; the name of another may have a `#`, too.
+            "/".join(name.split("/")[-1 - depth :]): row["caption"]
             for table in tables
             for row in table.select(["photo", "caption"]).drop_null().to_pylist()
+            for name in {row["photo"], row["photo"].rpartition("#")[2]}
             for depth in depths
         }
     except (KeyError, pa.ArrowInvalid) as error:

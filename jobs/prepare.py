@@ -76,6 +76,13 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
         dataset = json.loads(storage.read(storage.join(output, DATASET)))
     except Exception as error:  # noqa: BLE001 - runners raise their own kinds
         raise UserError(f"the job stopped: {beam_runner.reason(error)}") from None
+    if not dataset["photos"]:
+        # Else the right command would find it there.
+        storage.delete(storage.join(output, DATASET))
+        first = dataset["failures"][0]
+        raise UserError(
+            f"--images: no photo of {options.split} could be read, {first['photo']} for one: {first['message']}"
+        )
     for failure in dataset["failures"]:
         print(f"left out: {failure['photo']}: {failure['error']}: {failure['message']}", file=sys.stderr)
     print(f"{dataset['photos']} photos with {dataset['captions']} captions in {output}")

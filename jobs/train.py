@@ -1,9 +1,12 @@
 """Trains a recipe on prepared data and writes a model bundle. No Beam in it; needs no Java.
 
-Run again after an interruption, it goes on from the last whole epoch. TensorBoard reads DIR/logs of --checkpoints.
+Run again after an interruption, it goes on from the last checkpoint, a few minutes back. TensorBoard reads DIR/logs of
+--checkpoints.
 """
 
 import argparse
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +42,19 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     from model.errors import UserError
     from model.quiet import quiet_imports
 
+    for name in ("data", "validation", "init", "output", "checkpoints"):
+        # A path has lost one of two slashes.
+        if re.match(r"[a-z][a-z0-9+.-]*:/", str(getattr(options, name) or "")):
+            raise UserError(f"--{name}: training needs folders of this machine; copy what is elsewhere first")
     if options.output.exists():
         raise UserError(f"--output: {options.output} is there already; delete it or choose another place")
+    parent = options.output.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: can't make the folder {parent}: {error.strerror}") from None
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"--output: can't write to {parent}")
     with quiet_imports():
         from model import bundle, card, dataset, devices, recipe, training
 
@@ -87,4 +101,5 @@ def _measure(model: "CaptionModel", chosen: "Recipe", data: "Dataset", validatio
     except evaluation.EvaluationError:
         # Training needs no Java: without it, the figure that was trained for has to do.
         cider = 100 * CiderD(validation.tokens()).mean([tokenize(caption) for caption in captions])
-        return {"scorer": "beamscribe", "cider": cider, **evaluation.originality(captions, learned)}
+        figures = evaluation.originality(captions, learned)
+        return {"scorer": "beamscribe", "cider": cider, **figures, "photos": len(captions)}

@@ -14,12 +14,13 @@ $description
 
 ## What it does
 
-Takes RGB photos of any size, squashed to $size × $size pixels, and writes English captions of at most
+Takes RGB photos of any size, squashed to $size × $size pixels, and writes captions of at most
 $longest lower-case words, by beam search. It knows $vocabulary words.
 
-It describes what photos of people, dogs and outdoor sport show, since that is what it learned from. On other
-photos it still writes a fluent caption, which may be wrong. It must not be used to identify people or to decide
-about them: it guesses age, sex and activity from appearance, with the biases of its data.
+It describes what the photos that it learned from show, in the words of their captions; those of the bundled model
+are of people, dogs and outdoor sport. On other photos it still writes a fluent caption, which may be wrong. It must
+not be used to identify people or to decide about them: it guesses age, sex and activity from appearance, with the
+biases of its data.
 
 ## What it was trained on
 

@@ -128,6 +128,8 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
         captions.append(tuple(caption.decode() for caption in example["captions"].values.numpy()))
     if len(photos) != description["photos"]:
         raise UserError(f"{folder} has {len(photos)} of its {description['photos']} photos; prepare it again")
+    if not photos:
+        raise UserError(f"{folder} has no photos; prepare it again")
     return Dataset(folder, description["store"], shape, description["flip"], tuple(photos), tuple(captions))
 
 

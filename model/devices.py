@@ -26,6 +26,8 @@ class Devices:
 
     def __init__(self, number: int | None = None, kind: str = "GPU"):
         names = [device.name for device in tf.config.list_logical_devices(kind)]
+        if number is not None and number < 1:
+            raise UserError(f"--gpus {number}: give 1 or more; without it training takes one, where there is one")
         if number is not None and number > len(names):
             raise UserError(f"--gpus {number}: TensorFlow sees {len(names)} on this machine")
         names = names[: number or 1]

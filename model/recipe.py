@@ -170,7 +170,7 @@ class Search(_Section):
     beam_width: Count
     max_length: Count
     min_length: Count = 1
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, pydantic.Field(ge=0, le=10)] = 1.0
     no_repeat_ngram: Annotated[int, pydantic.Field(ge=0, le=5)] = 0
 
 
@@ -187,7 +187,7 @@ class Recipe(_Section):
     cross_entropy: CrossEntropy
     self_critical: SelfCritical | None = None
     search: Search
-    seed: int = 0
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 0
 
     @property
     def phases(self) -> dict[str, "CrossEntropy | SelfCritical"]:
@@ -200,6 +200,8 @@ class Recipe(_Section):
     def _fits_words(cls, search: Search, info: pydantic.ValidationInfo) -> Search:
         if "words" in info.data and search.max_length > info.data["words"].max_words:
             raise ValueError(f"max_length must be at most words.max_words, {info.data['words'].max_words}")
+        if search.min_length > search.max_length:
+            raise ValueError(f"min_length must be at most max_length, {search.max_length}")
         return search
 
     @pydantic.model_validator(mode="after")
@@ -261,7 +263,12 @@ def text_of(name_or_path: str) -> str:
                 f"no recipe {name_or_path!r} (did you mean {nearest}?): `beamscribe recipes` lists them, "
                 "or give a path that ends in .yaml"
             )
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"can't read {name_or_path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+        ) from None
 
 
 def parse(text: str, source: str, changes: Sequence[str] = ()) -> Recipe:

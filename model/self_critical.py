@@ -3,7 +3,8 @@
 The baseline of each sample is the mean reward of the photo's other samples (Luo 2020, arXiv:2003.09971).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,13 +66,30 @@ def sentences(ids: np.ndarray) -> list[tuple[int, ...]]:
     return [tuple(row[: _length(row)].tolist()) for row in ids if row[0] != PAD]
 
 
+class References(Sequence):
+    """The reference captions of every photo, as `sentences` gives them, made when they are asked for.
+
+    Args:
+      targets: `[photos, captions, slots]`, int32, padded with `PAD`.
+    """
+
+    def __init__(self, targets: np.ndarray):
+        self._targets = targets
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __getitem__(self, photo: Any) -> list[tuple[int, ...]]:
+        return sentences(self._targets[photo])
+
+
 def choose(targets: np.ndarray, captions: int, generator: np.random.Generator) -> np.ndarray:
     """Places `[photos, captions]` of some captions of each photo, drawn without repetition.
 
-    Empty ones, of photos with fewer captions than the most, may be among them and weigh nothing.
+    Empty ones, of photos with fewer captions than the most, come only where there are no others, and weigh nothing.
     """
-    photos, most, _ = targets.shape
-    return generator.permuted(np.tile(np.arange(most), (photos, 1)), axis=1)[:, :captions]
+    keys = generator.random(targets.shape[:2]) + (targets[..., 0] == PAD)
+    return np.argsort(keys, axis=1)[:, :captions]
 
 
 def mean_weights(targets: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 import json
 import time
@@ -22,7 +23,7 @@ from model.errors import UserError
 from model.losses import SmoothedLoss, WrittenLoss
 from model.recipe import CrossEntropy, Recipe, SelfCritical
 from model.search import BeamSearch, Rules, Sampler
-from model.vocabulary import Vocabulary
+from model.vocabulary import PAD, Vocabulary
 
 _VALIDATION_BATCH = 50
 _STATE = "state.json"
@@ -48,10 +49,12 @@ class State:
       best_weights: checkpoint file of the best averaged weights of all phases.
       history: figures of each epoch of all phases.
       recipe: the fields of the recipe that is trained.
+      data: digest of the photos, the captions and the words that it is trained with, and of what it started from.
     """
 
     phase: str
     recipe: dict[str, Any]
+    data: str = ""
     epoch: int = 0
     step: int = 0
     loss: float = 0.0
@@ -74,7 +77,8 @@ class Trainer:
       devices: what to train on; one GPU where there is one.
 
     Raises:
-      UserError: the word vectors that the recipe names can't be had, or `start` is no bundle.
+      UserError: there are no words to learn, the word vectors that the recipe names can't be had, or `start` is no
+        bundle.
     """
 
     def __init__(
@@ -90,11 +94,19 @@ class Trainer:
         self._start, self._devices = start, devices or Devices()
         tokens = training.tokens()
         words = collections.Counter(word for captions in tokens for caption in captions for word in caption)
+        began = ""
         if start:
-            bundle.describe(start)
+            began = bundle.describe(start).fingerprint
             self.vocabulary = Vocabulary.load(start / bundle.VOCABULARY)
         else:
             self.vocabulary = Vocabulary.from_counts(words, recipe.words.min_count)
+        if not self.vocabulary.written():
+            raise UserError(
+                f"no word stands {recipe.words.min_count} times in the captions of {training.folder}: "
+                "give more captions, or lower words.min_count; words must be separated by spaces"
+            )
+        learned = [began, self.vocabulary.words, *((d.photos, d.captions) for d in (training, validation))]
+        self._data = hashlib.sha256(json.dumps(learned).encode()).hexdigest()[:16]
         self._vectors = None
         if recipe.words.embedding != "learned":
             vectors = embeddings.load(recipe.words.embedding, self.vocabulary.words, recipe.seed)
@@ -106,8 +118,12 @@ class Trainer:
 
     def run(self) -> tuple[keras.Model, Decoder]:
         """Trains all phases, or what is left of them; returns the encoder, and the decoder with the best weights."""
-        state = self._restore()
         phases = self._recipe.phases
+        for name, phase in phases.items():
+            self._check_steps(name, phase)
+        state = self._restore()
+        # Before the training, since its weights may not be had.
+        frozen = None if self._training.store == "images" else encoders.build(self._recipe.encoder)
         names = list(phases)
         for name in names[names.index(state.phase) if state.phase in names else 0 :]:
             if name != state.phase:
@@ -121,20 +137,22 @@ class Trainer:
         if isinstance(network, PhotoDecoder):
             network.photo_encoder.trainable = False
             return network.photo_encoder, network.caption_decoder
-        return encoders.build(self._recipe.encoder), network
+        return frozen, network
 
-    def _run_phase(self, state: State, phase: Any) -> State:
-        steps = len(self._training.photos) // phase.photos_per_step
-        if not steps:
+    def _check_steps(self, name: str, phase: Any) -> None:
+        if len(self._training.photos) < phase.photos_per_step:
             raise UserError(
                 f"{self._training.folder} has {len(self._training.photos)} photos, "
-                f"fewer than {state.phase}.photos_per_step, {phase.photos_per_step}"
+                f"fewer than {name}.photos_per_step, {phase.photos_per_step}"
             )
         if phase.photos_per_step % self._devices.count:
             raise UserError(
-                f"{state.phase}.photos_per_step is {phase.photos_per_step}: "
+                f"{name}.photos_per_step is {phase.photos_per_step}: "
                 f"it must be a multiple of the devices, {self._devices.count}"
             )
+
+    def _run_phase(self, state: State, phase: Any) -> State:
+        steps = len(self._training.photos) // phase.photos_per_step
         with self._devices.scope():
             network = self._network(phase.dropout)
             if state.best_weights:
@@ -243,6 +261,9 @@ class Trainer:
         def batches(epoch: int, start: int) -> Iterator[tuple]:
             for step, (features, places) in enumerate(self._examples(data, phase, epoch, start), start):
                 inputs, targets = self._inputs[places], self._targets[places]
+                # Elsewhere a photo may have more captions than all of these, and the rows for them are empty here.
+                most = int((targets[..., 0] != PAD).sum(axis=1).max())
+                inputs, targets = inputs[:, :most], targets[:, :most]
                 if phase.captions:
                     generator = np.random.default_rng((self._recipe.seed, epoch, step))
                     chosen = self_critical.choose(targets, phase.captions, generator)
@@ -255,7 +276,7 @@ class Trainer:
     def _self_critical(
         self, data: Dataset, network: Decoder, phase: SelfCritical
     ) -> Callable[[int, int], Iterator[tuple]]:
-        reward = CiderD([self_critical.sentences(references) for references in self._targets])
+        reward = CiderD(self_critical.References(self._targets))
         with self._devices.scope():
             sampler = Sampler(network, self._rules)
         self._devices.share_steps(sampler)
@@ -299,14 +320,24 @@ class Trainer:
         return state
 
     def _restore(self) -> State:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"can't write checkpoints to {self._folder}: {error.strerror}") from None
         recipe = self._recipe.model_dump()
         try:
             state = State(**json.loads((self._folder / _STATE).read_text(encoding="utf-8")))
         except FileNotFoundError:
-            return State(phase="cross_entropy", recipe=recipe)
+            return State(phase="cross_entropy", recipe=recipe, data=self._data)
+        except OSError as error:
+            raise UserError(f"the checkpoints in {self._folder} can't be read: {error.strerror}") from None
         if state.recipe != recipe:
             raise UserError(f"{self._folder} holds a training of another recipe; delete it or choose another folder")
+        if state.data != self._data:
+            raise UserError(
+                f"{self._folder} holds a training on other data, or from other weights; "
+                "delete it or choose another folder"
+            )
         print(f"going on after epoch {state.epoch} of {state.phase}", flush=True)
         return state
 

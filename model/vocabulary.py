@@ -1,6 +1,8 @@
 """Words: from a caption's text to tokens, and from tokens to ids and back."""
 
 import string
+import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +10,10 @@ from pathlib import Path
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 
+# Of all scripts: the categories P of Unicode, and what else ASCII has.
+_PUNCTUATION = string.punctuation + "".join(
+    character for character in map(chr, range(0x80, 0x10000)) if unicodedata.category(character).startswith("P")
+)
 _CLITICS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m", "'t"))
 
 
@@ -17,10 +23,11 @@ def tokenize(text: str) -> list[str]:
     Punctuation inside a word (`t-shirt`) and clitics that stand alone (`'s`) stay.
     """
     tokens = []
-    for piece in text.lower().split():
-        word = piece if piece in _CLITICS else piece.strip(string.punctuation)
+    for piece in text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split():
+        word = piece if piece in _CLITICS else piece.strip(_PUNCTUATION)
         if word:
-            tokens.append(word)
+            # Millions of captions consist of some thousand words.
+            tokens.append(sys.intern(word))
     return tokens
 
 

@@ -182,3 +182,8 @@ def test_captions_are_chosen_without_repetition_and_all_alike():
     np.testing.assert_array_equal(choose(targets, 2, np.random.default_rng(0)), chosen)
     assert (choose(targets, 2, np.random.default_rng(1)) != chosen).any()
     np.testing.assert_array_equal(np.sort(choose(targets, 9, np.random.default_rng(0))), [[0, 1, 2, 3, 4]] * 3000)
+    # Empty ones, of photos with fewer captions, come last.
+    targets[:, 2:] = PAD
+    chosen = choose(targets, 3, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.sort(chosen[:, :2]), [[0, 1]] * 3000)
+    assert (chosen[:, 2] >= 2).all()

@@ -183,6 +183,39 @@ def test_refuses_to_go_on_with_another_recipe(trained, data):
     assert state_of(trained.folder) == before
 
 
+def test_refuses_to_go_on_with_other_data(trained, data):
+    other = dataclasses.replace(data, captions=(("something else",), *data.captions[1:]))
+    before = state_of(trained.folder)
+    for training_data, validation in ((other, data), (data, other)):
+        with pytest.raises(UserError, match="other data"):
+            Trainer(trained.recipe, training_data, validation, trained.folder).run()
+    assert state_of(trained.folder) == before
+
+
+def test_weights_that_can_not_be_had_are_told_before_the_training(tmp_path, data, monkeypatch):
+    def missing(_):
+        raise UserError("no weights")
+
+    monkeypatch.setattr(training.encoders, "build", missing)
+    monkeypatch.setattr(Trainer, "_run_phase", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(UserError, match="no weights"):
+        Trainer(tiny({"epochs": 1}), data, data, tmp_path).run()
+
+
+def test_captions_without_words_to_learn(tmp_path, data):
+    silent = dataclasses.replace(data, captions=tuple((f"caption{n}",) for n, _ in enumerate(data.captions)))
+    recipe = tiny({"epochs": 1})
+    recipe = recipe.model_copy(update={"words": recipe.words.model_copy(update={"min_count": 2})})
+    with pytest.raises(UserError, match="no word stands 2 times"):
+        Trainer(recipe, silent, data, tmp_path)
+
+
+def test_the_phases_are_checked_before_the_first(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(Trainer, "_run_phase", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(UserError, match=r"self_critical\.photos_per_step"):
+        Trainer(tiny({"epochs": 1}, {"epochs": 1, "photos_per_step": 1000}), data, data, tmp_path).run()
+
+
 def arrays_in(path):
     """All arrays of an HDF5 file by name."""
     arrays = {}

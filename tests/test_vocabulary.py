@@ -81,3 +81,9 @@ def test_every_word_that_tokenizing_gives_can_be_saved(tmp_path, separator):
 def test_refuses_words_without_the_specials(words):
     with pytest.raises(ValueError, match="<pad> <start> <end> <unk>"):
         Vocabulary(words)
+
+
+def test_punctuation_of_other_scripts_is_stripped():
+    assert tokenize("The “sale” — the dog’s ¡ball! 。") == ["the", "sale", "the", "dog's", "ball"]
+    # Signs of vowels are parts of words.
+    assert tokenize("कुत्ते दौड़ते") == ["कुत्ते", "दौड़ते"]
