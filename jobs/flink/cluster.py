@@ -1,4 +1,5 @@
-"""A Flink cluster on this machine: a job manager and some task managers, each a process of its own, on loopback only.
+"""A Flink cluster on this machine: a job manager and some task managers, each a process of its own; on loopback, but for
+what Beam opens in them.
 
     python -m jobs.flink.cluster start
     python -m jobs.flink.cluster stop
