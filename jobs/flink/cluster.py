@@ -1,5 +1,6 @@
-"""A Flink cluster on this machine: a job manager and some task managers, each a process of its own; on loopback, but for
-what Beam opens in them.
+"""A Flink cluster on this machine: a job manager and some task managers, each a process of its own.
+
+Its ports are on loopback, those that Beam opens in it are not.
 
     python -m jobs.flink.cluster start
     python -m jobs.flink.cluster stop
