@@ -42,8 +42,9 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         learned = [caption for captions in trained_on.values() for caption in captions]
 
     if options.captions_from:
-        if options.images or options.bundle:
-            raise UserError("--captions-from: those captions are made already; leave out --images and --bundle")
+        if options.images or options.bundle or search_options.given(options):
+            made = "those captions are made already; leave out --images, --bundle and how to write captions"
+            raise UserError(f"--captions-from: {made}")
         captions = _captions_of(options.captions_from, {photo.count("/") for photo in references})
     elif options.images:
         captions = _caption(options, list(references))

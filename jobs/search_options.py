@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from model.bundle import CaptionSettings, Description
@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(_flag(name), type=option.kind, metavar="N" if option.kind is int else "X", help=option.help)
 
 
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, by the names of the settings."""
+    return {name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None}
+
+
 def chosen(options: argparse.Namespace, model: "Description") -> "CaptionSettings":
     """A model's settings with what was asked for.
 
@@ -52,12 +57,12 @@ def chosen(options: argparse.Namespace, model: "Description") -> "CaptionSetting
     """
     from model.errors import UserError
 
-    given = {name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None}
-    for name, value in given.items():
+    asked = given(options)
+    for name, value in asked.items():
         if not _OPTIONS[name].allows(value):
             raise UserError(f"{_flag(name)} {value}: must be {_OPTIONS[name].must_be}")
-    settings = model.settings._replace(**given)
-    for name in given:
+    settings = model.settings._replace(**asked)
+    for name in asked:
         if name in settings.idle:
             other = "beam search only: leave it or --top-p out" if settings.top_p else "drawing only: give --top-p, too"
             raise UserError(f"{_flag(name)} is for {other}")
@@ -65,7 +70,7 @@ def chosen(options: argparse.Namespace, model: "Description") -> "CaptionSetting
         raise UserError(f"--max-length {settings.max_length}: the model writes at most {model.longest} words")
     if settings.min_length > settings.max_length:
         raise UserError(f"--min-length {settings.min_length}: must be at most --max-length, {settings.max_length}")
-    if given.get("no_repeat_ngram", 0) > model.longest:
+    if asked.get("no_repeat_ngram", 0) > model.longest:
         raise UserError(f"--no-repeat-ngram {settings.no_repeat_ngram}: the model writes at most {model.longest} words")
     return settings
 

@@ -335,7 +335,7 @@ def _matching(folder: str, parts: Sequence[str], refused: Callable[[str], None])
     name, *rest = parts
     try:
         if has_wildcards(name):
-            names = sorted(fnmatch.filter(os.listdir(folder or "."), name))
+            names = fnmatch.filter(os.listdir(folder or "."), name)
         else:
             os.lstat(os.path.join(folder, name))
             names = [name]

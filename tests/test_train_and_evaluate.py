@@ -143,6 +143,7 @@ def test_mistakes_are_one_clear_line(trained, capfd):
         (lambda: train(trained, "--output", str(trained / "new"), "--seed", "-1"), "seed: input should be greater"),
         (lambda: evaluate(trained), "give --images"),
         (lambda: evaluate(trained, "--captions-from", "/x", "--images", "/y"), "leave out --images"),
+        (lambda: evaluate(trained, "--captions-from", "/x", "--beam-width", "5"), "how to write captions"),
         (lambda: evaluate(trained, "--images", "/no/where"), "no folder /no/where"),
         (lambda: evaluate(trained, "--captions-from", "/no/where"), "holds no captions"),
         (lambda: evaluate(trained, "--captions-from", "/x", "--split", str(trained / "tiny.yaml")), "no captions in"),
