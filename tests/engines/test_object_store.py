@@ -21,7 +21,7 @@ import pytest
 from jobs import cli
 from model import bundle
 from model.errors import UserError
-from pipelines import bundles, gcs, lease, listing, rows, storage
+from pipelines import bundles, gcs, lease, listing, retries, rows, storage
 from pipelines.sources import ranges
 from pipelines.sources.base import ListOptions, Source
 from tests.engines.archive import make_archive
@@ -196,6 +196,14 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     assert 0.8 * total < counted <= total
     (report,) = storage.within(f"{bucket}/out", "runs", "*", "report.json")
     assert f'"retries": {counted}' in storage.read(report).decode()
+
+    # Nothing is left to caption: what is made again is for no shard. Another run is another process.
+    retries.take()
+    left = [503] * 3
+    fault.append(lambda method, path: left.pop() if left and method == "GET" and "/o?" in path else None)
+    assert cli.main([*arguments, "--bundle", f"{bucket}/tiny"]) == 0
+    output = capsys.readouterr().out
+    assert f"skipped {len(some)} + captioned 0" in output and "made again: 3\n" in output
 
 
 @pytest.mark.parametrize("size", [10, 9 * 2**20])
