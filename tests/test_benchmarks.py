@@ -17,13 +17,13 @@ def test_a_job_that_fails_ends_the_benchmark(tmp_path, monkeypatch):
 
 def test_an_error_ends_what_watches_the_gpu(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nexec sleep 10\n")
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     started = time.monotonic()
     with pytest.raises(ZeroDivisionError), pipeline._gpu_use():
         raise ZeroDivisionError
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_how_busy_the_gpu_was(tmp_path, monkeypatch):
@@ -32,5 +32,5 @@ def test_how_busy_the_gpu_was(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pipeline._gpu_use() as use:
-        time.sleep(0.5)
+        time.sleep(2.0)
     assert use == [40, 60]

@@ -89,7 +89,7 @@ def test_without_credentials_the_job_says_so_at_once(monkeypatch, tmp_path, caps
         assert cli.main(["caption", *options]) == 1
         lines = capsys.readouterr().err.strip().splitlines()
         assert "run `gcloud auth application-default login`" in lines[-1]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_a_folder_and_a_glob_are_listed(bucket):

@@ -25,7 +25,7 @@ import os, time
 import pipelines.decode_pool, pipelines.decoding as decoding
 
 real = decoding.decode
-pipelines.decode_pool.PHOTO_TIMEOUT = 3.0
+pipelines.decode_pool.PHOTO_TIMEOUT = 6.0
 make = pipelines.decode_pool.DecodePool.__init__
 make.__defaults__ = (3.0, *make.__defaults__[1:])
 
