@@ -1,15 +1,18 @@
-"""What the model's device can do: photos/s of the encoder, and of both with beam search, over batch sizes.
+"""What the model's device can do: photos/s of the encoder and of beam search, over batch sizes.
 
-Prints for each batch size the photos/s, as a share of the roofline too: the least time that the device needs for the
-arithmetic, as measured with a large matrix product, and for moving weights and photos, as measured with a copy. From
-the fastest batch follows how many processors must decode photos to keep the device busy. Runs on any backend of Keras:
+Prints for each batch size the photos/s of the encoder, of the decoder with beam search, and of one after the other, as a
+job has them on a GPU: features stay there. Beside each its share of the roofline (Williams et al. 2009), the rate that
+the device could reach with the arithmetic of a large matrix product and the memory of a large copy. From the fastest
+batch follows how many processors must decode photos to keep the device busy. Runs on any backend of Keras:
 
-    KERAS_BACKEND=jax python -m benchmarks.devices --batches 1 4 16 64 256 1024
+    KERAS_BACKEND=jax python -m benchmarks.devices --batches 1 4 16 64 256 1024 --precision float32 mixed_float16
 """
 
 import argparse
+import concurrent.futures
 import functools
 import io
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,7 @@ from keras import ops
 from PIL import Image
 
 from model import decoders, encoders, recipe
-from model.search import Rules, beam_search
+from model.search import BeamSearch, Rules
 
 # Seconds to measure one thing for.
 _LONG_ENOUGH = 2.0
@@ -30,18 +33,16 @@ _PHOTO = Path(__file__).parents[1] / "samples" / "hikers.jpg"
 _PHOTOS = ((640, 480), (4000, 3000))
 
 
-class Captioner(keras.Model):
-    """Encoder, decoder and beam search as one, from `[batch, size, size, 3]` to ids."""
+class Means(keras.Model):
+    """An encoder whose features are averaged over the grid: to fetch them all would take longer than to make them."""
 
-    def __init__(self, encoder: keras.Model, decoder: Any, beam_width: int, max_length: int, length_penalty: float):
+    def __init__(self, encoder: keras.Model):
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-        self._search = (beam_width, Rules(max_length), length_penalty)
+        self.encoder = encoder
 
     def call(self, images):
-        """Captions of uint8 photos `[batch, size, size, 3]`, as ids `[batch, beam_width, slots]`, int32."""
-        ids, _ = beam_search(self.decoder, self.encoder(images), *self._search)
-        return ids
+        """Means `[batch, channels]` of uint8 photos `[batch, size, size, 3]`."""
+        return ops.mean(self.encoder(images), axis=(1, 2))
 
 
 def main() -> None:
@@ -49,33 +50,92 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="transformer", help="whose networks, with weights at random (transformer)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N", help="batch sizes")
-    parser.add_argument("--precision", default="float32", help="float32, mixed_float16 or mixed_bfloat16")
+    parser.add_argument(
+        "--precision", nargs="+", default=["float32"], help="of the encoder: float32, mixed_float16, mixed_bfloat16"
+    )
     options = parser.parse_args()
-    keras.mixed_precision.set_dtype_policy(options.precision)
     made = recipe.load(options.recipe)
-    encoder = encoders.build(made.encoder)
+    bandwidth = movement()
+    print(f"{keras.backend.backend()} on {device()}; memory {bandwidth / 1e9:.0f} GB/s", flush=True)
+    searches, search_rate = measured_search(made, options.batches, bandwidth)
+    best = 0.0
+    for precision in options.precision:
+        keras.config.set_dtype_policy(precision)
+        encoder = encoders.build(made.encoder)
+        rate = arithmetic(keras.config.dtype_policy().compute_dtype)
+        flops = sum(layer_flops for layer_flops, _, _ in convolutions(encoder))
+        print(
+            f"encoder in {precision}, {flops / 1e9:.2f} GFLOP a photo; products at {rate / 1e12:.1f} TFLOP/s, "
+            f"the decoder's at {search_rate / 1e12:.1f}"
+        )
+        print("batch   encoder photos/s   of roofline   beam search photos/s   of roofline   both photos/s")
+        inputs = {batch: photos(batch, encoder.input_shape[1:]) for batch in options.batches}
+        encode = compiled_network(Means(encoder))
+        runs = {batch: functools.partial(encode, images) for batch, images in inputs.items()}
+        compile_all(runs.values())
+        for batch, run in runs.items():
+            alone = batch / seconds(run)
+            least = least_seconds(encoder, batch, rate, bandwidth)
+            search, search_share = searches[batch]
+            both = 1 / (1 / alone + 1 / search)
+            print(
+                f"{batch:5} {alone:18.1f} {alone * least / batch:13.3f} {search:22.1f} {search_share:13.3f} {both:15.1f}",
+                flush=True,
+            )
+            best = max(best, both)
+    for width, height in _PHOTOS:
+        decodes = decoded(width, height, made.encoder.image_size)
+        print(f"{width}×{height} photos: one processor decodes {decodes:.0f}/s; {best / decodes:.1f} keep the device busy")
+
+
+def measured_search(
+    made: recipe.Recipe, batches: list[int], bandwidth: float
+) -> tuple[dict[int, tuple[float, float]], float]:
+    """Photos/s of the decoder with beam search by batch size, with its share of the roofline; and the products' rate.
+
+    Weights at random end no caption before the longest, so that every step is made.
+    """
+    keras.config.set_dtype_policy("float32")
     shape = encoders.feature_shape(made.encoder)
     decoder = decoders.build(made, 2500, shape)
-    decoder((np.zeros((1, *shape), np.float32), np.zeros((1, 1, made.words.max_words + 1), np.int32)))
-    both = Captioner(encoder, decoder, made.search.beam_width, made.search.max_length, made.search.length_penalty)
-    flops, rate, bandwidth = multiplications(encoder), arithmetic(), movement()
-    weights = 4 * (encoder.count_params() + decoder.count_params())
-    print(f"{keras.backend.backend()} on {device()}, {options.precision}")
-    print(
-        f"arithmetic {rate / 1e12:.2f} TFLOP/s, memory {bandwidth / 1e9:.0f} GB/s; "
-        f"encoder {flops / 1e9:.2f} GFLOP a photo"
-    )
-    print("batch   encoder photos/s   of roofline   with beam search   ratio")
-    best = 0.0
-    for batch in options.batches:
-        images = np.random.default_rng(0).integers(0, 256, (batch, *encoder.input_shape[1:]), np.uint8)
-        alone, whole = (batch / seconds(functools.partial(n.predict_on_batch, images)) for n in (encoder, both))
-        least = max(flops * batch / rate, (weights + images.nbytes) / bandwidth)
-        print(f"{batch:5} {alone:18.1f} {alone * least / batch:13.2f} {whole:18.1f} {whole / alone:7.2f}", flush=True)
-        best = max(best, whole)
-    for width, height in _PHOTOS:
-        rate = decoded(width, height, encoder.input_shape[1])
-        print(f"{width}×{height} photos: one processor decodes {rate:.0f}/s; {best / rate:.1f} keep the device busy")
+    rules, width = Rules(made.search.max_length), made.search.beam_width
+    features = {batch: ops.convert_to_tensor(photos(batch, shape) / np.float32(255.0)) for batch in batches}
+    search = compiled_network(BeamSearch(decoder, width, rules, made.search.length_penalty))
+    runs = {batch: functools.partial(search, features[batch]) for batch in batches}
+    compile_all(runs.values())
+    rate, weights = arithmetic("float32"), decoder.count_params()
+    found = {}
+    for batch, run in runs.items():
+        reached = batch / seconds(run)
+        # At least: each weight is read once a step, and used once for each word of each caption.
+        step = max(2 * weights * width * batch / rate, 4 * weights / bandwidth)
+        found[batch] = reached, reached * (made.search.max_length + 1) * step / batch
+    return found, rate
+
+
+def compiled_network(network: keras.Model) -> Callable[[Any], Any]:
+    """A function that runs a network whose variables are there, and fetches what comes out."""
+    if keras.backend.backend() != "jax":
+        return network.predict_on_batch
+    import jax
+
+    # Keras' own function hands the variables over to each call: several threads can't compile it side by side.
+    network.built = True
+    kinds = (network.trainable_variables, network.non_trainable_variables)
+    values = [[variable.value for variable in kind] for kind in kinds]
+    run = jax.jit(lambda values, inputs: network.stateless_call(*values, inputs)[0])
+    return lambda inputs: jax.device_get(run(values, inputs))
+
+
+def compile_all(runs: Any) -> None:
+    """Calls each once, side by side: compiling takes longer than all that is measured."""
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        list(threads.map(lambda run: run(), runs))
+
+
+def photos(batch: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Photos of noise, `[batch, *shape]`, uint8."""
+    return np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -88,29 +148,55 @@ def seconds(run: Callable[[], Any]) -> float:
     return (time.perf_counter() - started) / calls
 
 
-def arithmetic() -> float:
-    """Operations a second of a large matrix product, in the precision of the policy."""
-    side = 2048
-    product = _compiled(ops.matmul)
-    matrix = ops.ones((side, side), keras.mixed_precision.dtype_policy().compute_dtype)
-    return 2 * side**3 / seconds(lambda: np.asarray(ops.convert_to_numpy(product(matrix, matrix)[:1, :1])))
+def arithmetic(dtype: str) -> float:
+    """Operations a second of a large matrix product: of 2048 rows or, on devices that are quick, of 8192."""
+    rate = _arithmetic(dtype, 2048)
+    return max(rate, _arithmetic(dtype, 8192)) if rate > 5e12 else rate
+
+
+def _arithmetic(dtype: str, side: int) -> float:
+    # Products of such numbers stay as large as they are.
+    numbers = np.random.default_rng(0).uniform(-1, 1, (side, side)) * math.sqrt(3 / side)
+    matrix = ops.cast(ops.convert_to_tensor(numbers, "float32"), dtype)
+    return 2 * side**3 / _queued(_compiled(ops.matmul), matrix)
 
 
 def movement() -> float:
     """Bytes a second that adding one to a large vector reads and writes."""
-    vector = ops.ones((64 * 2**20,), "float32")
-    add = _compiled(lambda x, y: x + y[:1])
-    return 2 * 4 * 64 * 2**20 / seconds(lambda: np.asarray(ops.convert_to_numpy(add(vector, vector)[:1])))
+    return 2 * 4 * 64 * 2**20 / _queued(_compiled(lambda x, one: x + one[:1]), ops.ones((64 * 2**20,), "float32"))
 
 
-def multiplications(encoder: keras.Model) -> float:
-    """Operations of the convolutions for one photo: two for each weight and each place that it is used at."""
-    total = 0.0
+def _queued(function: Callable, start: Any) -> float:
+    """Seconds that a call takes when the next one is asked for before it has ended, each on what the last has made."""
+
+    def several() -> None:
+        x = start
+        for _ in range(20):
+            x = function(x, start)
+        ops.convert_to_numpy(x[:1])
+
+    return seconds(several) / 20
+
+
+def convolutions(encoder: keras.Model) -> list[tuple[float, float, float]]:
+    """What each convolution takes: operations a photo, two for each weight and place; numbers a photo that it reads and
+    writes; and its weights."""
+    found = []
     for layer in encoder._flatten_layers(include_self=False, recursive=True):
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
-            places = np.prod(layer.output.shape[1:3])
-            total += 2 * float(places) * float(np.prod(layer.kernel.shape))
-    return total
+            weights, places = math.prod(layer.kernel.shape), math.prod(layer.output.shape[1:3])
+            moved = math.prod(layer.input.shape[1:]) + math.prod(layer.output.shape[1:])
+            found.append((2.0 * places * weights, float(moved), float(weights)))
+    return found
+
+
+def least_seconds(encoder: keras.Model, batch: int, rate: float, bandwidth: float) -> float:
+    """What a batch takes at least where each convolution does all that stands between it and the next one, too."""
+    size = 2 if encoder.compute_dtype != "float32" else 4
+    return sum(
+        max(flops * batch / rate, size * (moved * batch + weights) / bandwidth)
+        for flops, moved, weights in convolutions(encoder)
+    )
 
 
 def decoded(width: int, height: int, size: int) -> float:
