@@ -1,15 +1,15 @@
 """What the model's device can do: photos/s of the encoder and of beam search, over batch sizes.
 
-Prints for each batch size the photos/s of the encoder, of the decoder with beam search, and of one after the other, as a
-job has them on a GPU: features stay there. Beside each its share of the roofline (Williams et al. 2009), the rate that
-the device could reach with the arithmetic of a large matrix product and the memory of a large copy. From the fastest
-batch follows how many processors must decode photos to keep the device busy. Runs on any backend of Keras:
+Prints for each batch size the photos/s of the decoder with beam search, of the encoder, and of one after the other, as
+a job has them on a GPU: features stay there. Beside each its share of the roofline (Williams et al. 2009), the rate
+that the device could reach with the arithmetic of a large matrix product and the memory of a large copy. Over what one
+processor decodes, printed first, they say how many keep the device busy. Each line is printed as soon as it is
+measured, since on a GPU compiling for a batch size takes much longer than measuring it. Runs on any backend of Keras:
 
     KERAS_BACKEND=jax python -m benchmarks.devices --batches 1 4 16 64 256 1024 --precision float32 mixed_float16
 """
 
 import argparse
-import concurrent.futures
 import functools
 import io
 import math
@@ -56,61 +56,55 @@ def main() -> None:
     options = parser.parse_args()
     made = recipe.load(options.recipe)
     bandwidth = movement()
-    print(f"{keras.backend.backend()} on {device()}; memory {bandwidth / 1e9:.0f} GB/s", flush=True)
-    searches, search_rate = measured_search(made, options.batches, bandwidth)
-    best = 0.0
-    for precision in options.precision:
-        keras.config.set_dtype_policy(precision)
-        encoder = encoders.build(made.encoder)
-        rate = arithmetic(keras.config.dtype_policy().compute_dtype)
-        flops = sum(layer_flops for layer_flops, _, _ in convolutions(encoder))
-        print(
-            f"encoder in {precision}, {flops / 1e9:.2f} GFLOP a photo; products at {rate / 1e12:.1f} TFLOP/s, "
-            f"the decoder's at {search_rate / 1e12:.1f}"
-        )
-        print("batch   encoder photos/s   of roofline   beam search photos/s   of roofline   both photos/s")
-        inputs = {batch: photos(batch, encoder.input_shape[1:]) for batch in options.batches}
-        encode = compiled_network(Means(encoder))
-        runs = {batch: functools.partial(encode, images) for batch, images in inputs.items()}
-        compile_all(runs.values())
-        for batch, run in runs.items():
-            alone = batch / seconds(run)
-            least = least_seconds(encoder, batch, rate, bandwidth)
-            search, search_share = searches[batch]
-            both = 1 / (1 / alone + 1 / search)
-            print(
-                f"{batch:5} {alone:18.1f} {alone * least / batch:13.3f} {search:22.1f} {search_share:13.3f} {both:15.1f}",
-                flush=True,
-            )
-            best = max(best, both)
+    print(f"{keras.backend.backend()} on {device()}, which moves {bandwidth / 1e9:.0f} GB/s", flush=True)
     for width, height in _PHOTOS:
         decodes = decoded(width, height, made.encoder.image_size)
-        print(f"{width}×{height} photos: one processor decodes {decodes:.0f}/s; {best / decodes:.1f} keep the device busy")
+        print(f"one processor decodes {decodes:.0f} photos/s of {width}×{height}", flush=True)
+    searches = measured_search(made, options.batches, bandwidth)
+    for precision in options.precision:
+        measured_encoder(made, options.batches, bandwidth, precision, searches)
 
 
-def measured_search(
-    made: recipe.Recipe, batches: list[int], bandwidth: float
-) -> tuple[dict[int, tuple[float, float]], float]:
-    """Photos/s of the decoder with beam search by batch size, with its share of the roofline; and the products' rate.
+def measured_search(made: recipe.Recipe, batches: list[int], bandwidth: float) -> dict[int, float]:
+    """Prints and returns the photos/s of the decoder with beam search, by batch size.
 
     Weights at random end no caption before the longest, so that every step is made.
     """
     keras.config.set_dtype_policy("float32")
     shape = encoders.feature_shape(made.encoder)
     decoder = decoders.build(made, 2500, shape)
-    rules, width = Rules(made.search.max_length), made.search.beam_width
-    features = {batch: ops.convert_to_tensor(photos(batch, shape) / np.float32(255.0)) for batch in batches}
-    search = compiled_network(BeamSearch(decoder, width, rules, made.search.length_penalty))
-    runs = {batch: functools.partial(search, features[batch]) for batch in batches}
-    compile_all(runs.values())
+    width, steps = made.search.beam_width, made.search.max_length + 1
+    search = compiled_network(BeamSearch(decoder, width, Rules(made.search.max_length), made.search.length_penalty))
     rate, weights = arithmetic("float32"), decoder.count_params()
+    print(f"decoder, beam width {width}, {weights / 1e6:.1f} M parameters; products at {rate / 1e12:.1f} TFLOP/s")
+    print("batch   photos/s   of roofline", flush=True)
     found = {}
-    for batch, run in runs.items():
-        reached = batch / seconds(run)
+    for batch in batches:
+        features = ops.convert_to_tensor(photos(batch, shape) / np.float32(255.0))
+        found[batch] = batch / seconds(functools.partial(search, features))
         # At least: each weight is read once a step, and used once for each word of each caption.
-        step = max(2 * weights * width * batch / rate, 4 * weights / bandwidth)
-        found[batch] = reached, reached * (made.search.max_length + 1) * step / batch
-    return found, rate
+        least = steps * max(2 * weights * width * batch / rate, 4 * weights / bandwidth)
+        print(f"{batch:5} {found[batch]:10.1f} {found[batch] * least / batch:13.3f}", flush=True)
+    return found
+
+
+def measured_encoder(
+    made: recipe.Recipe, batches: list[int], bandwidth: float, precision: str, searches: dict[int, float]
+) -> None:
+    """Prints the photos/s of the encoder by batch size, and those of encoder and beam search one after the other."""
+    keras.config.set_dtype_policy(precision)
+    encoder = encoders.build(made.encoder)
+    encode = compiled_network(Means(encoder))
+    rate = arithmetic(keras.config.dtype_policy().compute_dtype)
+    flops = sum(operations for operations, _, _ in convolutions(encoder))
+    print(f"encoder in {precision}, {flops / 1e9:.2f} GFLOP a photo; products at {rate / 1e12:.1f} TFLOP/s")
+    print("batch   photos/s   of roofline   with beam search", flush=True)
+    for batch in batches:
+        images = photos(batch, encoder.input_shape[1:])
+        reached = batch / seconds(functools.partial(encode, images))
+        least = least_seconds(encoder, batch, rate, bandwidth)
+        both = 1 / (1 / reached + 1 / searches[batch])
+        print(f"{batch:5} {reached:10.1f} {reached * least / batch:13.3f} {both:18.1f}", flush=True)
 
 
 def compiled_network(network: keras.Model) -> Callable[[Any], Any]:
@@ -119,18 +113,12 @@ def compiled_network(network: keras.Model) -> Callable[[Any], Any]:
         return network.predict_on_batch
     import jax
 
-    # Keras' own function hands the variables over to each call: several threads can't compile it side by side.
+    # Keras' own function gathers all variables at each call, for which small batches would wait.
     network.built = True
     kinds = (network.trainable_variables, network.non_trainable_variables)
     values = [[variable.value for variable in kind] for kind in kinds]
     run = jax.jit(lambda values, inputs: network.stateless_call(*values, inputs)[0])
     return lambda inputs: jax.device_get(run(values, inputs))
-
-
-def compile_all(runs: Any) -> None:
-    """Calls each once, side by side: compiling takes longer than all that is measured."""
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        list(threads.map(lambda run: run(), runs))
 
 
 def photos(batch: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -179,8 +167,11 @@ def _queued(function: Callable, start: Any) -> float:
 
 
 def convolutions(encoder: keras.Model) -> list[tuple[float, float, float]]:
-    """What each convolution takes: operations a photo, two for each weight and place; numbers a photo that it reads and
-    writes; and its weights."""
+    """What each convolution takes.
+
+    Returns:
+      Operations a photo, two for each weight and place; numbers a photo that it reads and writes; and its weights.
+    """
     found = []
     for layer in encoder._flatten_layers(include_self=False, recursive=True):
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
