@@ -3,8 +3,9 @@
 Prints for each batch size the photos/s of the decoder with beam search, of the encoder, and of one after the other, as
 a job has them on a GPU: features stay there. Beside each its share of the roofline (Williams et al. 2009), the rate
 that the device could reach with the arithmetic of a large matrix product and the memory of a large copy. Over what one
-processor decodes, printed first, they say how many keep the device busy. Each line is printed as soon as it is
-measured, since on a GPU compiling for a batch size takes much longer than measuring it. Runs on any backend of Keras:
+processor decodes, printed first, they say how many keep the device busy. (On a CPU, whose caches hold the decoder's
+weights, its share may exceed 1.) Each line is printed as soon as it is measured, since on a GPU compiling for a batch
+size takes much longer than measuring it. Runs on any backend of Keras:
 
     KERAS_BACKEND=jax python -m benchmarks.devices --batches 1 4 16 64 256 1024 --precision float32 mixed_float16
 """
