@@ -128,10 +128,9 @@ class CaptionArchive(beam.PTransform):
                 options.sources,
             )
             | "Reshuffle" >> beam.Reshuffle()
-            | "OpenShard" >> beam.FlatMap(open_shard, options).with_output_types(PhotoStream)
+            | "OpenShard" >> beam.Map(open_shard).with_output_types(PhotoStream)
             | "CaptionShards"
             >> RunInference(CaptionHandler(options).with_no_batching()).with_resource_hints(**options.hints)
-            | "CommitShard" >> beam.Map(commit, options)
         )
         if options.export:
             # The side input makes it wait for the last commit.
@@ -144,8 +143,12 @@ class CaptionArchive(beam.PTransform):
         return committed
 
 
-class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
-    """Captions a shard: every photo of it becomes a row."""
+class CaptionHandler(ModelHandler[PhotoStream, str, CaptionModel]):
+    """Captions a shard and commits it: every photo of it becomes a row of one file.
+
+    Both in one step, since an engine may keep a step that has a resource hint apart from the others: one of its own that
+    committed would begin when all shards are captioned, and one that looked for commits would end before there are any.
+    """
 
     def __init__(self, options: CaptionOptions):
         self._options = options
@@ -159,8 +162,16 @@ class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
         """Nothing: the default would pickle the shard only to measure it."""
         return 0
 
-    def run_inference(self, batch: Any, model: CaptionModel, inference_args=None) -> Iterable[ShardResult]:
-        """Reads, decodes and captions one shard."""
+    def run_inference(self, batch: Any, model: CaptionModel, inference_args=None) -> Iterable[str]:
+        """Reads, decodes, captions and commits one shard.
+
+        Yields:
+          The file; nothing where it is there already, or where the run is to end.
+        """
+        if is_to_do(batch.shard.index, self._options):
+            yield commit(self._captioned(batch, model), self._options)
+
+    def _captioned(self, batch: PhotoStream, model: CaptionModel) -> ShardResult:
         _LOGGER.info("process %d captions shard %d", os.getpid(), batch.shard.index)
 
         def caption(images: np.ndarray, photos: list[str]) -> list[list[Alternative]]:
@@ -181,7 +192,7 @@ class CaptionHandler(ModelHandler[PhotoStream, ShardResult, CaptionModel]):
             ]
 
         rows = tuple(with_duplicates(batch.shard, rows_of))
-        yield ShardResult(batch.shard.index, rows, retries.take())
+        return ShardResult(batch.shard.index, rows, retries.take())
 
 
 def check_store(photos: Iterable[Photo], options: CaptionOptions) -> Iterator[Photo]:
@@ -278,12 +289,15 @@ def commit_path(output: str, run: str, index: int) -> str:
     return storage.join(output, "captions", f"run={run}", f"shard-{index:05d}.parquet")
 
 
-def open_shard(planned: PlannedShard, options: CaptionOptions) -> Iterator[PhotoStream]:
-    """A shard to work on; nothing where it is committed already, or where the run is to end."""
-    if not stopping.is_asked(options.folder) and not storage.exists(
-        commit_path(options.output, options.run, planned.index)
-    ):
-        yield PhotoStream(plan.read_shard(planned))
+def open_shard(planned: PlannedShard) -> PhotoStream:
+    """A shard of the plan, as references."""
+    return PhotoStream(plan.read_shard(planned))
+
+
+def is_to_do(index: int, options: CaptionOptions) -> bool:
+    """Whether a shard is to be captioned: it is not committed yet, and the run is not to end."""
+    committed = storage.exists(commit_path(options.output, options.run, index))
+    return not committed and not stopping.is_asked(options.folder)
 
 
 def commit(result: ShardResult, options: CaptionOptions) -> str:

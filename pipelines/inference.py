@@ -1,7 +1,7 @@
 """Runs a model over a shard of photos: reading and decoding ahead, in batches, failures apart."""
 
 import dataclasses
-import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +29,11 @@ class PhotoStream:
         """Every photo that is to be read, in the shard's order, resized to `[size, size, 3]`, or its failure."""
         return decode_pool.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
 
+
+_LOGGER = logging.getLogger(__name__)
+
+# Batches of so many photos have failed for no photo's sake.
+_blamed: set[int] = set()
 
 # From images `[batch, size, size, 3]`, uint8, and their photos' URIs or paths, to one result for each.
 Model = Callable[[np.ndarray, list[str]], Any]
@@ -66,17 +71,29 @@ def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
         yield batch
 
 
-def _run(model: Model, photos: list[Photo]) -> Any:
+def _run(model: Model, photos: list[Photo]) -> list[Any]:
+    """Results of photos at once or, where that fails, of its halves: whatever the error is, it costs no other photo."""
     if not photos:
-        return ()
+        return []
     try:
         images: Any = [photo.decoded.pixels for photo in photos]
-        return model(np.stack(images), [photo.ref.photo for photo in photos])
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must cost no other photo
-        if len(photos) == 1:
-            message = " ".join(str(error).split())[:500] or type(error).__name__
-            return (Failure(Stage.CAPTION, ErrorCode.MODEL_ERROR, message),)
-        return list(itertools.chain.from_iterable(_run(model, [photo]) for photo in photos))
+        return list(model(np.stack(images), [photo.ref.photo for photo in photos]))
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        message = " ".join(str(error).split())[:500] or type(error).__name__
+    if len(photos) == 1:
+        return [Failure(Stage.CAPTION, ErrorCode.MODEL_ERROR, message)]
+    middle = len(photos) // 2
+    results = _run(model, photos[:middle]) + _run(model, photos[middle:])
+    if not any(isinstance(result, Failure) for result in results):
+        _blame_size(len(photos), message)
+    return results
+
+
+def _blame_size(photos: int, message: str) -> None:
+    """Says, once a process, that so many photos at once fail, and none of them by itself."""
+    if photos not in _blamed:
+        _blamed.add(photos)
+        _LOGGER.error("%d photos at once fail, half of them don't; choose a smaller --batch-size: %s", photos, message)
 
 
 def shards_of(photos: Sequence[PhotoRef], size: int) -> Iterator[Shard]:

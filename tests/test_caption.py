@@ -19,8 +19,9 @@ from PIL import Image
 
 from jobs import cli, progress
 from model import bundle
-from pipelines import caption, examples, export, lease, plan, storage
+from pipelines import caption, examples, export, inference, lease, plan, stopping, storage
 from pipelines.caption import CaptionArchive, CaptionOptions
+from pipelines.inference import PhotoStream, shards_of
 from pipelines.photos import CAPTION_SCHEMA, CaptionRow, PhotoRef, Shard
 
 
@@ -254,6 +255,33 @@ def test_a_committed_shard_is_not_read_again(archive, tmp_path, tiny_bundle, mon
         assert (file.stat().st_mtime_ns, file.read_bytes()) == before[file]
 
 
+def test_a_step_kept_apart_commits_each_shard_and_looks_first(archive, tmp_path, tiny_bundle, monkeypatch):
+    """As an engine does that opens all shards before it captions one."""
+    model = bundle.describe(tiny_bundle)
+    options = CaptionOptions(
+        inputs=(str(archive),),
+        output=str(tmp_path / "out"),
+        run="run",
+        bundle=str(tiny_bundle),
+        model=model.fingerprint,
+        settings=model.settings,
+    )
+    refs = [PhotoRef(str(path), "1-1") for path in sorted(archive.glob("*.jpg"))]
+    streams = [PhotoStream(shard) for shard in shards_of(refs, 16)]
+    handler = caption.CaptionHandler(options)
+    loaded = handler.load_model()
+    for stream in streams[:2]:
+        (path,) = handler.run_inference(stream, loaded)
+        assert [row["photo"] for row in ds.dataset(path).to_table().to_pylist()] == [
+            ref.photo for ref in stream.shard.photos
+        ]
+    monkeypatch.setattr(PhotoStream, "decoded", lambda *_: pytest.fail("reads photos"))
+    assert list(handler.run_inference(streams[0], loaded)) == []
+    stopping.stop(options.folder, "enough")
+    assert list(handler.run_inference(streams[2], loaded)) == []
+    assert len(rows_of(tmp_path / "out")) == 32
+
+
 def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle, monkeypatch):
     import tensorflow as tf
 
@@ -297,6 +325,24 @@ def test_a_photo_that_the_model_fails_on_costs_no_other(archive, tmp_path, tiny_
         ("white.png", "caption", "model_error", "too bright")
     ]
     assert len(rows_of(tmp_path / "out")) == 42
+
+
+def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, monkeypatch, caplog):
+    real, sizes = bundle.CaptionModel.caption, []
+
+    def small(self, images, *settings):
+        sizes.append(len(images))
+        if len(images) > 10:
+            raise MemoryError("no memory for them")
+        return real(self, images, *settings)
+
+    monkeypatch.setattr(bundle.CaptionModel, "caption", small)
+    monkeypatch.setattr(inference, "_blamed", set())
+    captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "16", "--shard-size", "64")
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["captioned"] * 41
+    assert sizes.count(8) >= 2 * sizes.count(16) >= 4
+    complaint = "16 photos at once fail, half of them don't; choose a smaller --batch-size: no memory for them"
+    assert caplog.messages.count(complaint) == 1
 
 
 def test_two_worker_processes_caption_the_same(archive, tmp_path, tiny_bundle):

@@ -133,15 +133,16 @@ def test_fewer_pixels_can_be_asked_for(tmp_path, tiny_bundle, make_photo):
 def test_a_store_that_goes_away_stops_the_job(tmp_path, tiny_bundle, make_photo, capsys, monkeypatch):
     for index in range(64):
         make_photo(tmp_path / "photos" / f"{index:02d}.jpg")
-    real = caption.open_shard
+    real = caption.commit
 
-    def open_shard(planned, options):
-        yield from real(planned, options)
+    def commit(result, options):
+        path = real(result, options)
         # After the first shard.
-        if planned.index == 0 and (tmp_path / "photos").exists():
+        if (tmp_path / "photos").exists():
             (tmp_path / "photos").rename(tmp_path / "away")
+        return path
 
-    monkeypatch.setattr(caption, "open_shard", open_shard)
+    monkeypatch.setattr(caption, "commit", commit)
     assert captioned(tmp_path / "photos", tmp_path / "out", tiny_bundle, "--shard-size", "32") == 1
     error = capsys.readouterr().err
     assert f"there is no {tmp_path / 'photos'} any more; see that the store is there" in error
