@@ -146,7 +146,7 @@ class CaptionArchive(beam.PTransform):
 class CaptionHandler(ModelHandler[PhotoStream, str, CaptionModel]):
     """Captions a shard and commits it: every photo of it becomes a row of one file.
 
-    Both in one step, since an engine may keep a step that has a resource hint apart from the others: one of its own that
+    Both in one step, since an engine may keep a step that has a resource hint apart from others: one of its own that
     committed would begin when all shards are captioned, and one that looked for commits would end before there are any.
     """
 

@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 15.0
 _CHUNK_BYTES = 4 * 2**20
 _PAGE = 1000
 # With the token: a page without any item need not be the last.
-_FIELDS = "items(name,generation,size,md5Hash,contentEncoding),nextPageToken"
+_FIELDS = "items(name,generation,size,md5Hash,contentType,contentEncoding),nextPageToken"
 _NAMES = "items(name),nextPageToken"
 # Kept open besides one for each processor, whose photos are read at once: for what lists, compares and commits.
 _MORE_CONNECTIONS = 32
@@ -41,12 +41,14 @@ class FileInfo(NamedTuple):
       version: of its bytes.
       size: bytes; 0 where that is not known.
       md5: of the bytes, hexadecimal; empty where the store does not say.
+      media_type: what the file was said to be when it was written; empty where the store does not say.
     """
 
     uri: str
     version: str
     size: int
     md5: str = ""
+    media_type: str = ""
 
 
 class NoCredentialsError(OSError):
@@ -60,7 +62,13 @@ def read(uri: str) -> bytes:
 
 def head(uri: str, size: int) -> bytes:
     """The first bytes of an object."""
-    return _blob(uri).download_as_bytes(end=size - 1, **_patience())[:size]
+    from google.api_core import exceptions
+
+    try:
+        return _blob(uri).download_as_bytes(end=size - 1, **_patience())[:size]
+    except exceptions.RequestRangeNotSatisfiable:
+        # There is no first byte of one that is empty.
+        return b""
 
 
 def opened(uri: str) -> BinaryIO:
@@ -154,11 +162,11 @@ def _holds(blob: Any, data: bytes) -> bool:
 
 
 def _info(blob: Any) -> FileInfo:
-    version = str(blob.generation or "")
+    version, media_type = str(blob.generation or ""), blob.content_type or ""
     if blob.content_encoding:
-        # Both are of the packed bytes, which nobody gets to see.
-        return FileInfo(_uri(blob), version, 0)
-    return FileInfo(_uri(blob), version, blob.size or 0, base64.b64decode(blob.md5_hash or "").hex())
+        # Size and MD5 are of the packed bytes, which nobody gets to see.
+        return FileInfo(_uri(blob), version, 0, "", media_type)
+    return FileInfo(_uri(blob), version, blob.size or 0, base64.b64decode(blob.md5_hash or "").hex(), media_type)
 
 
 def _uri(blob: Any) -> str:

@@ -25,7 +25,8 @@ def read_photo(ref: PhotoRef) -> Content:
     try:
         before = storage.version(ref.photo) if storage.is_local(ref.photo) else ref.etag
         data = storage.read(ref.photo)
-        after = storage.version(ref.photo) if storage.is_local(ref.photo) else ref.etag
+        # The version of a remote file that is known by its MD5 need not be asked for.
+        after = storage.version(ref.photo) if before and not ref.md5 else before
     except NoCredentialsError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a store's client raises, it must cost no other photo

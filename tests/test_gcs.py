@@ -15,7 +15,9 @@ from model import bundle
 from model.errors import UserError
 from pipelines import bundles, duplicates, gcs, listing, reading, retries, rows, storage
 from pipelines.caption import with_duplicates
-from pipelines.photos import Shard
+from pipelines.failures import ErrorCode, Failure
+from pipelines.photos import PhotoRef, Shard
+from pipelines.sources import detect
 from pipelines.sources.base import ListOptions, Source
 from tests.conftest import run_eagerly
 from tests.fault_proxy import faulty
@@ -286,6 +288,33 @@ def test_photos_whose_digests_the_store_knows_are_compared_unread(bucket, faults
     storage.replace(f"{bucket}/photos/a.jpg", b"anew")
     found = digests(shard)
     assert found["a"] is None and found["b"] == hashlib.sha256(b"same").hexdigest()
+
+
+def test_names_that_say_nothing_are_told_by_what_the_store_says_and_else_read(bucket, faults, requests):
+    photo = b"\xff\xd8\xff\xe0\0\x10JFIF"
+    for number in range(40):
+        blob = gcs._blob(f"{bucket}/photos/{number:02d}")
+        blob.upload_from_string(photo if number % 2 else b"text", content_type="image/jpeg" if number < 20 else None)
+    # An empty one has no first byte: the store answers that there is no such range.
+    faults["39"] = ["always 416"]
+    for pattern in (f"{bucket}/photos", f"{bucket}/photos/*"):
+        requests.clear()
+        found = list(listing.list_source(detect.source_of(pattern, ListOptions()), ListOptions()))
+        listed = [ref.photo.rpartition("/")[2] for ref in found if isinstance(ref, PhotoRef)]
+        assert listed == [f"{number:02d}" for number in (*range(20), *range(21, 39, 2))]
+        assert len(found) == 40
+        read = {path.partition("?")[0][-2:] for _, path in requests if "alt=media" in path}
+        assert read == {f"{number}" for number in range(20, 40)}
+
+
+def test_an_object_without_a_digest_that_is_replaced_is_not_taken_for_the_listed_one(bucket):
+    storage.replace(f"{bucket}/photos/a.jpg", b"one")
+    (ref,) = listing.list_photos([f"{bucket}/photos"])
+    ref = ref._replace(md5="")
+    assert reading.read_photo(ref) == b"one"
+    storage.replace(f"{bucket}/photos/a.jpg", b"two")
+    failure = reading.read_photo(ref)
+    assert isinstance(failure, Failure) and failure.error == ErrorCode.CHANGED_WHILE_READING
 
 
 def test_a_request_that_is_not_answered_is_made_again(bucket, faults, monkeypatch):

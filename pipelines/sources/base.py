@@ -102,11 +102,17 @@ def is_photo(name: str, head: Callable[[], bytes]) -> bool:
       name: of the file.
       head: reads its first bytes; called only where they are needed.
     """
+    by_name = is_named_like_a_photo(name)
+    return bool(formats.decoders(head())) if by_name is None else by_name
+
+
+def is_named_like_a_photo(name: str) -> bool | None:
+    """Whether a file's extension is a photo's; None where it says nothing."""
     extension = extension_of(name)
     if extension in EXTENSIONS:
         return True
     known = mimetypes.guess_type(f"x{extension}", strict=False)[0] or extension in mimetypes.encodings_map
-    return not known and bool(formats.decoders(head()))
+    return False if known else None
 
 
 def extension_of(name: str) -> str:

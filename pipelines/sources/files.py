@@ -4,14 +4,30 @@ import collections
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from pipelines import storage
 from pipelines.gcs import FileInfo, NoCredentialsError
 from pipelines.photos import PhotoRef
-from pipelines.sources.base import HEAD_BYTES, Ignored, ListOptions, Source, extension_of, is_photo
+from pipelines.sources.base import (
+    HEAD_BYTES,
+    Ignored,
+    ListOptions,
+    Source,
+    extension_of,
+    is_named_like_a_photo,
+    is_photo,
+)
+
+# Files of a remote store that are read at once, and the most that are listed past the first whose bytes must be read.
+_READERS = 16
+_MOST_AHEAD = 256
 
 
-def list_folder(uri: str, options: ListOptions, start: str = "", end: str = "") -> Iterator[PhotoRef | Ignored]:
+def list_folder(
+    uri: str, options: ListOptions, start: str = "", end: str = ""
+) -> Iterator[PhotoRef | Ignored | Source]:
     """All below a folder; in a bucket from the URI `start` on and before `end`, where they are given."""
     if storage.is_local(uri):
         yield from _walk(storage.local_path(uri), options)
@@ -42,12 +58,7 @@ def list_glob(
         for folder in sorted(refused):
             yield options.ignored(os.path.relpath(folder, storage.local_path(base))) or _unopened(folder)
         return
-    for info in storage.remote_matching(pattern, start, end):
-        kind = None if storage.is_marker(info.uri) else kind_of(info.uri)
-        if kind and not options.ignored(_below(base, info.uri)):
-            yield Source(info.uri, kind)
-        else:
-            yield from _remote([info], base, options)
+    yield from _remote(storage.remote_matching(pattern, start, end), base, options, kind_of)
 
 
 def list_photo(uri: str) -> PhotoRef:
@@ -140,16 +151,51 @@ def _local_ref(path: str) -> PhotoRef:
     return PhotoRef(storage.local_uri(path), storage.etag_of(status), status.st_size)
 
 
-def _remote(found: Iterable[FileInfo], base: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    for info in found:
-        if storage.is_marker(info.uri):
-            continue
-        if ignored := options.passed_over(_below(base, info.uri)):
-            yield ignored
-        elif _may_be_photo(info.uri):
-            yield _remote_ref(info)
-        else:
-            yield Ignored(extension_of(info.uri))
+def _remote(
+    found: Iterable[FileInfo],
+    base: str,
+    options: ListOptions,
+    kind_of: Callable[[str], str | None] = lambda uri: None,
+) -> Iterator[PhotoRef | Ignored | Source]:
+    """What the files of a remote store are, in their order; those that must be read to be told, many at once."""
+    waiting: collections.deque[PhotoRef | Ignored | Source | Future[PhotoRef | Ignored]] = collections.deque()
+    with ThreadPoolExecutor(_READERS) as readers:
+        for info in found:
+            if storage.is_marker(info.uri):
+                continue
+            waiting.append(_told(info, _below(base, info.uri), options, kind_of, readers))
+            while waiting and (len(waiting) > _MOST_AHEAD or not isinstance(waiting[0], Future)):
+                yield _result(waiting.popleft())
+        yield from map(_result, waiting)
+
+
+def _told(
+    info: FileInfo,
+    below: str,
+    options: ListOptions,
+    kind_of: Callable[[str], str | None],
+    readers: ThreadPoolExecutor,
+) -> PhotoRef | Ignored | Source | Future[PhotoRef | Ignored]:
+    """What a file is, by its name or by what its store says of it; what its bytes will tell, where these don't."""
+    kind = kind_of(info.uri)
+    if kind and not options.ignored(below):
+        return Source(info.uri, kind)
+    if ignored := options.passed_over(below):
+        return ignored
+    named = is_named_like_a_photo(info.uri)
+    if named is None and info.media_type.startswith("image/"):
+        named = True
+    if named is None:
+        return readers.submit(lambda: _listed(info, _may_be_photo(info.uri)))
+    return _listed(info, named)
+
+
+def _listed(info: FileInfo, photo: bool) -> PhotoRef | Ignored:
+    return _remote_ref(info) if photo else Ignored(extension_of(info.uri))
+
+
+def _result(found: Any) -> Any:
+    return found.result() if isinstance(found, Future) else found
 
 
 def _below(base: str, uri: str) -> str:
