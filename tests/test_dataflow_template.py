@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import caption
+from jobs import caption, search_options
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "jobs" / "dataflow"
@@ -56,16 +57,20 @@ def test_metadata_is_complete():
             [
                 *("gs://archive/photos", "gs://archive", "'gs://archive'"),
                 *("gs://a-b/*.jpg 'gs://b.c/with space'", "gs://archive gs://others"),
+                *("gs://archive/'with space'/x", '"gs://archive/it\'s"'),
             ],
-            ["/photos", "s3://a/b", "", "gs://A/b", "gs://archive,gs://others"],
+            [
+                *("/photos", "s3://a/b", "", "gs://A/b", "gs://archive,gs://others", "gs://archive /photos"),
+                *("gs://archive/it's", '"gs://archive', "'gs://archive\""),
+            ],
         ),
         ("output", ["gs://captions", "gs://captions/all"], ["captions", "gs://", "gs:/a/b", "file:///a"]),
         ("bundle", ["gs://models/mine"], ["model", "/model"]),
         ("gpu", ["nvidia-l4", "nvidia-l4:g2-standard-32"], ["l4", "nvidia-l4;count:2", "NVIDIA-L4", "nvidia-l4:"]),
         ("sdk_container_image", ["europe-docker.pkg.dev/p/r/worker:1"], ["a b", "-x"]),
         ("input_format", ["tar", "parquet"], ["rar", "tar zip"]),
-        ("include", ["*.jpg", "2019/* 2020/*"], ["", " *.jpg"]),
-        ("exclude", ["thumbnails/*"], [""]),
+        ("include", ["*.jpg", "2019/* 2020/*", "'with space' x"], ["", " *.jpg", "it's"]),
+        ("exclude", ["thumbnails/*"], ["", '"x']),
         ("uri_column", ["uri", "photo uri"], ["", " "]),
         ("image_column", ["image/encoded"], [""]),
         ("name_column", ["__key__"], [""]),
@@ -75,12 +80,12 @@ def test_metadata_is_complete():
         ("max_length", ["20"], ["0", ""]),
         ("min_length", ["1"], ["0"]),
         ("no_repeat_ngram", ["0", "3"], ["-1", "00"]),
-        ("top_p", ["0.9", "1"], ["-0.1", "90%"]),
-        ("temperature", ["0.7"], ["hot"]),
+        ("top_p", ["0.9", "1", "1.0", ".05"], ["-0.1", "90%", "0", "0.0", "1.1", "5"]),
+        ("temperature", ["0.7", "1", "10", "0.05", "1.5"], ["hot", "0", "0.0"]),
         ("batch_size", ["64"], ["0", "6.4"]),
         ("shard_size", ["512"], ["0"]),
         ("max_pixels", ["200000000"], ["2e8", "0"]),
-        ("length_penalty", ["1", "0.7", ".7"], ["-1", "x", "1,5"]),
+        ("length_penalty", ["1", "0.7", ".7", "0", "10"], ["-1", "x", "1,5", "10.5", "99"]),
         ("seed", ["0", "42"], ["-1", "042"]),
         ("alternatives", ["0", "2"], ["-1"]),
         ("limit", ["1000"], ["1e3"]),
@@ -94,6 +99,22 @@ def test_parameters_are_checked_before_anything_runs(name, good, bad):
     assert "\\" not in regex and "(?" not in regex
     assert all(re.fullmatch(regex, value) for value in good)
     assert not any(re.fullmatch(regex, value) for value in bad)
+
+
+@pytest.mark.parametrize("name", ["top_p", "temperature", "length_penalty"])
+def test_numbers_are_those_that_the_command_takes(name):
+    option = search_options._OPTIONS[name]
+    for value in ("0", "0.0", "0.001", ".5", "0.99", "1", "1.0", "1.01", "2", "9.99", "10", "10.0", "10.01", "11"):
+        assert bool(re.fullmatch(REGEXES[name][0], value)) == option.allows(option.kind(value)), value
+
+
+def test_a_quotation_without_an_end_is_one_line():
+    command = [sys.executable, str(FOLDER / "main.py"), "--input=gs://a/it's", "--output=gs://o"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    complaint = "beamscribe: input: gs://a/it's: No closing quotation; quote a quotation mark, as in a shell"
+    assert done.stderr.strip() == complaint
 
 
 def test_parameters_become_the_command_line():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import cli
+from model.errors import UserError
 
 # Several values in one parameter, with spaces between them, quoted as in a shell.
 SEVERAL = ("input", "include", "exclude", "recaption")
@@ -32,6 +33,9 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
     Args:
       given: the launcher's.
       image: of the workers, where none is given.
+
+    Raises:
+      UserError: a quotation has no end.
     """
     names = parameters()
     line = ["caption"]
@@ -43,7 +47,10 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
         elif name in FLAGS:
             line += [option] if value == "true" else []
         elif name in SEVERAL:
-            line += [f"{option}={one}" for one in shlex.split(value)]
+            try:
+                line += [f"{option}={one}" for one in shlex.split(value)]
+            except ValueError as error:
+                raise UserError(f"{name}: {value}: {error}; quote a quotation mark, as in a shell") from None
         elif value:
             line.append(f"{option}={value}")
     if image and not any(argument.startswith("--sdk_container_image=") for argument in line):
@@ -51,5 +58,15 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
     return line
 
 
+def main() -> int:
+    """Runs the command with the launcher's arguments, and returns its exit status."""
+    try:
+        line = arguments(sys.argv[1:], os.environ.get("BEAMSCRIBE_WORKER_IMAGE"))
+    except UserError as error:
+        print(f"beamscribe: {error}", file=sys.stderr)
+        return 1
+    return cli.main(line)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(arguments(sys.argv[1:], os.environ.get("BEAMSCRIBE_WORKER_IMAGE"))))
+    sys.exit(main())
