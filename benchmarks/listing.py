@@ -18,7 +18,6 @@ import hashlib
 import http.server
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import fake_gcs
+from benchmarks import fake_gcs, memory
 
 FOLDERS = 500
 BUCKET = "bench"
@@ -61,8 +60,8 @@ def main() -> int:
     for name, of in runs.items():
         assert all(run["objects"] == options.objects for run in of), of
         rates[name] = statistics.median(run["objects"] / run["seconds"] for run in of)
-        memory = max(run["megabytes"] for run in of)
-        print(f"{name:10} {rates[name]:9,.0f} objects/s, {memory:5.0f} MB more than before")
+        megabytes = max(run["megabytes"] for run in of)
+        print(f"{name:10} {rates[name]:9,.0f} objects/s, {megabytes:5.0f} MB more than before")
     for name in NAMES[1:]:
         print(f"{name} / baseline: {rates[name] / rates['baseline']:.2f}")
     return 0
@@ -76,7 +75,8 @@ def measure(name: str) -> dict[str, float]:
 
     client = gcs._client()
     source, options = Source(FOLDER, "folder"), ListOptions()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory.forget_peak()
+    before = memory.peak()
     started = time.perf_counter()
     if name == "baseline":
         objects = sum(1 for _ in client.list_blobs(BUCKET, prefix="photos/", page_size=1000))
@@ -87,8 +87,7 @@ def measure(name: str) -> dict[str, float]:
             counts = workers.map(lambda part: sum(1 for _ in listing.list_source(part, options)), ranges.parts(source))
             objects = sum(counts)
     seconds = time.perf_counter() - started
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"objects": objects, "seconds": seconds, "megabytes": grown / 1e3}
+    return {"objects": objects, "seconds": seconds, "megabytes": (memory.peak() - before) / 1e6}
 
 
 @contextlib.contextmanager

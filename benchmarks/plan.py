@@ -12,7 +12,6 @@ import datetime
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+
+from benchmarks import memory
 
 FOLDERS = 1000
 SHARD = 512
@@ -86,11 +87,11 @@ def make(work: Path, photos: int) -> None:
 
 def measure(name: str, work: Path) -> dict[str, float]:
     """Seconds, the largest memory and how many photos are new, of this process."""
+    memory.forget_peak()
     started = time.perf_counter()
     new = {"baseline": baseline, "plan": plan}[name](work)
     seconds = time.perf_counter() - started
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "gigabytes": kilobytes / 1e6, "new": new}
+    return {"seconds": seconds, "gigabytes": memory.peak() / 1e9, "new": new}
 
 
 def baseline(work: Path) -> int:

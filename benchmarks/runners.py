@@ -1,7 +1,7 @@
 """The same job on the runners of one machine: speed and memory, beside the direct runner.
 
 Prints for each runner: photos/s, start-up left out, and seconds in all; peak memory of all its processes; ratios to the
-direct runner in one process. For Flink, a cluster of this machine, also how many photos each worker captioned. Needs
+direct runner in one process. For Flink, a cluster of this machine, also how many shards each worker took. Needs
 what `make prism flink` installs.
 
     python -m benchmarks.runners --images flickr8k/images --limit 2000

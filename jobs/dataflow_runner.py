@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.pvalue import AsIter
 
 from model.errors import UserError
-from pipelines import report, storage
+from pipelines import report, retries, storage
 from pipelines.caption import CaptionArchive, CaptionOptions
 
 # Each GPU that Dataflow has and TensorFlow can use, and a machine that carries one of it.
@@ -216,7 +216,8 @@ def write_report(config: dict[str, Any]) -> None:
       IncompleteError: a photo has neither a caption nor a failure; the job then fails.
     """
     write_config(config)
-    result = report.collect(config["output"], config["run"], datetime.datetime.now(datetime.UTC))
+    finished = datetime.datetime.now(datetime.UTC)
+    result = report.collect(config["output"], config["run"], finished, retries.take())
     report.write(result, config["output"])
     if not result.balanced:
         raise IncompleteError(f"some photos have no row: {', '.join(result.missing)}; run it again to go on")

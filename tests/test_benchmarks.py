@@ -1,3 +1,4 @@
+import subprocess
 import sys
 import threading
 import time
@@ -34,3 +35,10 @@ def test_how_busy_the_gpu_was(tmp_path, monkeypatch):
     with pipeline._gpu_use() as use:
         time.sleep(2.0)
     assert use == [40, 60]
+
+
+def test_a_process_does_not_count_its_parents_memory():
+    ballast = b"x" * 2**28
+    code = "from benchmarks import memory; memory.forget_peak(); x = b'x' * 2**26; print(memory.peak())"
+    peak = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+    assert 2**26 < peak < len(ballast)

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -31,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 INSTALLED = ROOT / ".engines"
 FOLDER = INSTALLED / "flink" / "cluster"
 
+# The job manager's: of its REST interface, and the two after it.
+_PORTS = 3
 # Seconds that managers may take to start.
 _PATIENCE = 90.0
 
@@ -85,9 +88,10 @@ class Cluster:
             raise UserError(f"a cluster of {self.folder} runs already; stop it first")
         if any(self.folder.glob("*")) and not self._mark.exists():
             raise UserError(f"{self.folder} holds other files; give an empty folder")
-        with socket.socket() as probe:
-            if probe.connect_ex(("localhost", self._port)) == 0:
-                raise UserError(f"port {self._port} is in use; give another one with --port")
+        for port in range(self._port, self._port + _PORTS):
+            with socket.socket() as probe:
+                if probe.connect_ex(("localhost", port)) == 0:
+                    raise UserError(f"port {port} is in use; give {_PORTS} free ones in a row, the first with --port")
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "logs").mkdir(parents=True)
         self._mark.touch()
@@ -143,10 +147,13 @@ class Cluster:
 
     def stop(self) -> None:
         """Ends all processes of the cluster, workers too, those of task managers that were killed among them."""
+        if not self._mark.exists():
+            return
         sessions = {int(path.read_text().split()[0]) for path in self._pids() if self._is_of_this_start(path)}
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getsid(process.pid) in sessions:
+            with contextlib.suppress(psutil.Error, OSError):
+                # The number of a session that has ended may be another one's by now, which works elsewhere.
+                if os.getsid(process.pid) in sessions and os.path.samefile(process.cwd(), self.folder):
                     process.send_signal(signal.SIGKILL)
         shutil.rmtree(self.folder / "pids", ignore_errors=True)
 
@@ -233,7 +240,9 @@ def main() -> int:
     parser.add_argument("action", choices=("start", "stop"))
     parser.add_argument("--task-managers", type=int, default=2, metavar="N", help="how many to start (2)")
     parser.add_argument("--slots", type=int, default=1, metavar="N", help="tasks that each runs at once (1)")
-    parser.add_argument("--port", type=int, default=8081, help="of the job manager's REST interface (8081)")
+    parser.add_argument(
+        "--port", type=int, default=8081, help="of the job manager's REST interface; two more follow (8081)"
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of its configuration and logs")
     chosen = parser.parse_args()
     cluster = Cluster(chosen.folder.absolute(), chosen.port, chosen.slots)
@@ -245,8 +254,9 @@ def main() -> int:
     except UserError as error:
         print(f"flink: {error}", file=sys.stderr)
         return 1
-    options = " ".join(f"'{option}'" if '"' in option else option for option in cluster.options())
-    print(f"Flink runs: http://{cluster.address}\n\nbeamscribe caption --input … --output … {options} --parallelism 2")
+    parallelism = chosen.task_managers * chosen.slots
+    options = shlex.join([*cluster.options(), f"--parallelism={parallelism}"])
+    print(f"Flink runs: http://{cluster.address}\n\nbeamscribe caption --input … --output … {options}")
     return 0
 
 

@@ -279,6 +279,8 @@ def test_the_manifests_fit_each_other_and_the_images():
         "parallelism": slots * deployment["spec"]["taskManager"]["replicas"],
     }
     assert f" {given['flink_job_server_jar']}\n" in (FOLDER / "Dockerfile").read_text()
+    # By it a worker tells how many photos to decode at once.
+    assert "cpu" in pod["containers"][1]["resources"]["limits"]
     # Photos and captions lie in the same place for all.
     for of in (pod, launcher):
         mounts = of["containers"][-1]["volumeMounts"]

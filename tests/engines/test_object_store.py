@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import multiprocessing
 import os
 import re
 import signal
@@ -134,8 +135,8 @@ def test_the_bundle_is_fetched_once_though_many_ask(bucket, tiny_bundle, request
     upload_bundle(tiny_bundle, f"{bucket}/tiny")
     fingerprint = bundle.describe(tiny_bundle).fingerprint
     requests.clear()
-    with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        asked = [threads.submit(bundles.fetched, f"{bucket}/tiny", fingerprint) for _ in range(4)]
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+        asked = [processes.submit(bundles.fetched, f"{bucket}/tiny", fingerprint) for _ in range(4)]
         (folder,) = {future.result() for future in asked}
     assert bundle.describe(folder).fingerprint == fingerprint
     read = collections.Counter(path.partition("?")[0] for _, path in requests if "alt=media" in path)
