@@ -12,6 +12,11 @@ from pipelines.decode_pool import Photo, ReadOptions
 from pipelines.failures import ErrorCode, Failure, Stage
 from pipelines.photos import PhotoRef, Shard
 
+_LOGGER = logging.getLogger(__name__)
+
+# Batches of so many photos have failed for no photo's sake.
+_blamed: set[int] = set()
+
 
 @dataclasses.dataclass(frozen=True)
 class PhotoStream:
@@ -29,11 +34,6 @@ class PhotoStream:
         """Every photo that is to be read, in the shard's order, resized to `[size, size, 3]`, or its failure."""
         return decode_pool.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
 
-
-_LOGGER = logging.getLogger(__name__)
-
-# Batches of so many photos have failed for no photo's sake.
-_blamed: set[int] = set()
 
 # From images `[batch, size, size, 3]`, uint8, and their photos' URIs or paths, to one result for each.
 Model = Callable[[np.ndarray, list[str]], Any]
@@ -72,7 +72,7 @@ def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
 
 
 def _run(model: Model, photos: list[Photo]) -> list[Any]:
-    """Results of photos at once or, where that fails, of its halves: whatever the error is, it costs no other photo."""
+    """Results of photos at once or, where that fails, of each half: whatever the error is, it costs no other photo."""
     if not photos:
         return []
     try:
@@ -90,10 +90,10 @@ def _run(model: Model, photos: list[Photo]) -> list[Any]:
 
 
 def _blame_size(photos: int, message: str) -> None:
-    """Says, once a process, that so many photos at once fail, and none of them by itself."""
+    """Says, once a process, that so many photos at once fail, and the same photos in smaller batches don't."""
     if photos not in _blamed:
         _blamed.add(photos)
-        _LOGGER.error("%d photos at once fail, half of them don't; choose a smaller --batch-size: %s", photos, message)
+        _LOGGER.error("%d photos at once fail, fewer don't; choose a smaller --batch-size: %s", photos, message)
 
 
 def shards_of(photos: Sequence[PhotoRef], size: int) -> Iterator[Shard]:

@@ -183,11 +183,9 @@ def _told(
     if ignored := options.passed_over(below):
         return ignored
     named = is_named_like_a_photo(info.uri)
-    if named is None and info.media_type.startswith("image/"):
-        named = True
-    if named is None:
+    if named is None and not info.media_type.startswith("image/"):
         return readers.submit(lambda: _listed(info, _may_be_photo(info.uri)))
-    return _listed(info, named)
+    return _listed(info, named is not False)
 
 
 def _listed(info: FileInfo, photo: bool) -> PhotoRef | Ignored:

@@ -22,11 +22,11 @@ from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 
 from jobs import cli, dataflow_runner
-from model import bundle
 from pipelines import gcs, lease, storage
-from pipelines.caption import CaptionHandler, CaptionOptions
+from pipelines.caption import CaptionHandler
 from pipelines.inference import PhotoStream
 from pipelines.photos import PhotoRef, Shard
+from tests.test_caption import options_for
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "europe-docker.pkg.dev/proj-123/images/beamscribe:1"
@@ -193,16 +193,7 @@ def test_no_pixels_pass_from_step_to_step(bucket, service):
 def test_what_passes_is_small(tiny_bundle, tmp_path, make_photo):
     paths = [make_photo(tmp_path / f"{index:06d}.jpg", 400, 300) for index in range(64)]
     stream = PhotoStream(Shard(7, tuple(PhotoRef(str(path), f"{path.stat().st_size}-1") for path in paths)))
-    description = bundle.describe(tiny_bundle)
-    options = CaptionOptions(
-        inputs=(str(tmp_path),),
-        output=str(tmp_path / "out"),
-        run="1",
-        bundle=str(tiny_bundle),
-        model=description.fingerprint,
-        settings=description.settings,
-    )
-    handler = CaptionHandler(options)
+    handler = CaptionHandler(options_for(tmp_path, tmp_path / "out", tiny_bundle))
     (committed,) = handler.run_inference(stream, handler.load_model())
     assert pq.read_table(committed)["status"].to_pylist() == ["captioned"] * len(paths)
     for kind, element in ((PhotoStream, stream), (str, committed)):

@@ -23,6 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from jobs import caption, cli
 from jobs.flink.cluster import INSTALLED, Cluster, flink_version
+from model.errors import UserError
 from pipelines import rows
 from tests.engines.archive import make_archive
 
@@ -217,6 +218,31 @@ def test_the_cluster_leaves_nothing_running(tmp_path):
     cluster.stop()
     _, alive = psutil.wait_procs(processes, 10)
     assert not alive
+
+
+def test_processes_of_others_are_left_alone(tmp_path):
+    """Those whose session has, by now, the number that one of a manager had."""
+    (tmp_path / "flink" / "pids").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path, start_new_session=True) as other:
+        pid_file = tmp_path / "flink" / "pids" / "task-manager-0"
+        pid_file.write_text(f"{other.pid} {psutil.boot_time():.0f}")
+        Cluster(tmp_path / "flink").stop()
+        # What no cluster of ours has written is not read, nor deleted.
+        assert pid_file.exists()
+        (tmp_path / "flink" / "flink-cluster").touch()
+        Cluster(tmp_path / "flink").stop()
+        assert not pid_file.exists()
+        time.sleep(0.5)
+        assert other.poll() is None
+        other.kill()
+
+
+def test_all_ports_are_looked_at(tmp_path):
+    first = free_ports(3)
+    complaint = f"port {first + 2} is in use; give 3 free ones in a row"
+    with socket.create_server(("localhost", first + 2)), pytest.raises(UserError, match=complaint):
+        Cluster(tmp_path / "flink", first).start(1)
+    assert not (tmp_path / "flink").exists()
 
 
 def strict(schema: dict) -> dict:
