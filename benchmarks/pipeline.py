@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="model bundle; the one in the package by default")
     parser.add_argument("--only", choices=("model", "parts"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    from model import bundle
+    from beamscribe.model import bundle
 
     folder = options.bundle or bundle.DEFAULT
     if options.only:
@@ -81,7 +81,18 @@ def caption(
     Returns:
       Its photos/s without start-up, and the peak memory of its processes, MB.
     """
-    command = [sys.executable, "-m", "jobs.cli", "caption", "--input", images, "--output", output, "--bundle", bundle]
+    command = [
+        sys.executable,
+        "-m",
+        "beamscribe.jobs.cli",
+        "caption",
+        "--input",
+        images,
+        "--output",
+        output,
+        "--bundle",
+        bundle,
+    ]
     with subprocess.Popen([*map(str, command), *more], stdout=subprocess.DEVNULL) as process:
         peak = Peak([psutil.Process(process.pid), *beside])
         try:
@@ -150,11 +161,11 @@ def bare_model(images: Path, folder: Path) -> float:
     """Photos/s of the exported model with the default settings on decoded batches."""
     import numpy as np
 
-    from model import bundle
-    from pipelines import decoding
+    from beamscribe.model import bundle
+    from beamscribe.pipelines.images import to_pixels
 
     model, settings = bundle.CaptionModel(folder), bundle.describe(folder).settings
-    pixels = [decoding.decode(path.read_bytes(), model.image_size).pixels for path in _photos(images)[:READY]]
+    pixels = [to_pixels.convert(path.read_bytes(), model.image_size).pixels for path in _photos(images)[:READY]]
     ready = np.stack([image for image in pixels if image is not None])
     batches = [ready[start : start + BATCH_SIZE] for start in range(0, len(ready), BATCH_SIZE)]
     model.caption(batches[0], settings)
@@ -165,11 +176,11 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
     """Milliseconds a photo of each part alone, one after another in one process."""
     import numpy as np
 
-    from model import bundle
-    from pipelines import caption as job
-    from pipelines import decoding
-    from pipelines.decode_pool import Photo
-    from pipelines.photos import Alternative, PhotoRef, ShardResult
+    from beamscribe.model import bundle
+    from beamscribe.pipelines import caption_archive as job
+    from beamscribe.pipelines.images import to_pixels
+    from beamscribe.pipelines.images.process_pool import Photo
+    from beamscribe.pipelines.photos import Alternative, PhotoRef, ShardResult
 
     model, description = bundle.CaptionModel(folder), bundle.describe(folder)
     paths = _photos(images)[:512]
@@ -179,7 +190,7 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
         return _milliseconds(lambda: found.update({name: work()}), len(paths))
 
     times = {"read": keep("bytes", lambda: [path.read_bytes() for path in paths])}
-    times["decode"] = keep("decoded", lambda: decoding.decode_all(found["bytes"], model.image_size))
+    times["decode"] = keep("decoded", lambda: to_pixels.convert_all(found["bytes"], model.image_size))
     pixels = np.stack([decoded.pixels for decoded in found["decoded"] if decoded.pixels is not None])
     batches = [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
     model.caption_features(model.features(batches[0]), description.settings)
@@ -191,7 +202,7 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
         options = job.CaptionOptions((), output, "run", str(folder), description.fingerprint, settings)
         refs = [PhotoRef(str(path), "etag") for path in paths]
         photos = [Photo(ref, decoded) for ref, decoded in zip(refs, found["decoded"], strict=True)]
-        good = [photo for photo in photos if photo.decoded.pixels is not None]
+        good = [photo for photo in photos if photo.picture.pixels is not None]
 
         def write() -> None:
             rows = tuple(job.row(photo, beams, options) for photo, beams in zip(good, captions, strict=True))
@@ -208,7 +219,7 @@ def _milliseconds(work: Callable[[], Any], photos: int) -> float:
 
 
 def _photos(images: Path) -> list[Path]:
-    from pipelines import listing
+    from beamscribe.pipelines import listing
 
     return [Path(ref.photo) for ref in listing.list_photos([str(images)])]
 

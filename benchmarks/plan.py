@@ -58,8 +58,8 @@ def main() -> None:
 
 def make(work: Path, photos: int) -> None:
     """An archive of empty files, and a ledger that has all of them but for some."""
-    from pipelines import listing
-    from pipelines.photos import CAPTION_SCHEMA
+    from beamscribe.pipelines import listing
+    from beamscribe.pipelines.photos import CAPTION_SCHEMA
 
     for folder in range(FOLDERS):
         (work / "photos" / f"{folder:04d}").mkdir(parents=True, exist_ok=True)
@@ -111,10 +111,10 @@ def plan(work: Path) -> int:
     """The pipeline's."""
     import apache_beam as beam
 
-    from pipelines import plan as plans
-    from pipelines.ledger import DoneRule, ReadLedger
-    from pipelines.listing import ListPhotos
-    from pipelines.plan import PlanShards
+    from beamscribe.pipelines import plan as plans
+    from beamscribe.pipelines.ledger import DoneRule, ReadLedger
+    from beamscribe.pipelines.listing import ListPhotos
+    from beamscribe.pipelines.plan import PlanShards
 
     rule = DoneRule("m", "s")
     with tempfile.TemporaryDirectory() as folder:

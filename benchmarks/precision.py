@@ -21,7 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     import tensorflow as tf
 
-    from model import annotations, bundle, evaluation
+    from beamscribe.model import annotations, bundle, evaluation
 
     folder = options.bundle or bundle.DEFAULT
     split, captions = options.flickr8k / "Flickr_8k.devImages.txt", options.flickr8k / "captions.txt"

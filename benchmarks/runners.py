@@ -18,9 +18,9 @@ from pathlib import Path
 
 import psutil
 
+from beamscribe.jobs.flink.cluster import INSTALLED, Cluster
+from beamscribe.model import bundle
 from benchmarks.pipeline import caption
-from jobs.flink.cluster import INSTALLED, Cluster
-from model import bundle
 
 _PORT = 18081
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         # A command's module imports what is heavy only when it runs, so that help and typing errors come at once.
-        module = importlib.import_module(f"jobs.{name}")
+        module = importlib.import_module(f"beamscribe.jobs.commands.{name}")
         command = commands.add_parser(
             name,
             help=summary,
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not getattr(options.module, "TAKES_BEAM_OPTIONS", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
 
-    from model.errors import UserError
+    from beamscribe.model.errors import UserError
 
     try:
         return options.module.run(options, rest)
@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _examples() -> str:
-    examples = "\n\n".join(f"  {importlib.import_module(f'jobs.{name}').EXAMPLE}" for name in COMMANDS)
+    examples = "\n\n".join(
+        f"  {importlib.import_module(f'beamscribe.jobs.commands.{name}').EXAMPLE}" for name in COMMANDS
+    )
     return f"examples:\n\n{examples}\n\nbeamscribe COMMAND --help explains a command's options."
 
 

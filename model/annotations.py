@@ -5,7 +5,7 @@ import csv
 import re
 from pathlib import Path
 
-from model.errors import UserError
+from beamscribe.model.errors import UserError
 
 _HEADER = ["image", "caption"]
 # `photo.jpg#0<TAB>a caption`; the number counts the captions of a photo.

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.errors import UserError
-from model.quiet import quiet_imports
-from model.recipe import Recipe
-from model.vocabulary import Vocabulary
+from beamscribe.model.errors import UserError
+from beamscribe.model.quiet import quiet_imports
+from beamscribe.model.recipe import Recipe
+from beamscribe.model.words.vocabulary import Vocabulary
 
 DEFAULT = Path(__file__).parent / "default_bundle"
 
@@ -235,10 +235,10 @@ def restore(folder: Path, encoder: Any = None, decoder: Any = None) -> None:
     Raises:
       UserError: it is no bundle, it is damaged, or its models have other shapes.
     """
-    from model import export
+    from beamscribe.model import saved_model
 
     describe(folder)
-    export.restore(folder / "saved_model", encoder, decoder)
+    saved_model.restore(folder / "saved_model", encoder, decoder)
 
 
 def describe(folder: Path) -> Description:
@@ -304,9 +304,9 @@ class BundleWriter:
 
     def add_model(self, recipe: Recipe, encoder: Any, decoder: Any, vocabulary: Vocabulary) -> None:
         """Exports the model and writes what goes with it, but for the figures and the card."""
-        from model import export
+        from beamscribe.model import saved_model
 
-        export.save(self.path / "saved_model", encoder, decoder, vocabulary)
+        saved_model.save(self.path / "saved_model", encoder, decoder, vocabulary)
         vocabulary.save(self.path / VOCABULARY)
         (self.path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         description = Description(

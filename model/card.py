@@ -3,9 +3,9 @@
 import string
 from collections.abc import Mapping
 
-from model import efficientnet_lite
-from model.dataset import Dataset
-from model.recipe import Encoder, Recipe
+from beamscribe.model.encoders import efficientnet_lite
+from beamscribe.model.recipe import Encoder, Recipe
+from beamscribe.model.training.dataset import Dataset
 
 _CARD = string.Template("""\
 # $name

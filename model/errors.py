@@ -1,5 +1,19 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors that are the user's to mend, and an error as one line. Imports nothing, so that everything can import it."""
+
+# Characters of an error's line. Some libraries quote whole files.
+LONGEST = 300
 
 
 class UserError(Exception):
     """Something that the user gave is wrong; the message is one line: what, where and what to do."""
+
+
+def one_line(error: object) -> str:
+    """What an error, or a text, says: one line of at most `LONGEST` characters.
+
+    For an error of the operating system that is its reason, without the number and the path; for an error that says
+    nothing, the name of its kind.
+    """
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(str(said).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from model.errors import UserError
-from model.vocabulary import tokenize
+from beamscribe.model.errors import UserError
+from beamscribe.model.words.vocabulary import tokenize
 
 # METEOR writes its scores with the decimal sign of Java's language.
 _JAVA = ("java", "-Duser.language=en")
@@ -36,7 +36,7 @@ def evaluate(
     Returns:
       `bleu_1` to `bleu_4`, `meteor`, `rouge_l` and `cider` (CIDEr-D; 0 for a single photo), times 100, over all
       photos; `photos`, how many those are; and, of the captions that have any words, split by
-      `model.vocabulary.tokenize`:
+      `beamscribe.model.words.vocabulary.tokenize`:
         `copied_share`: share from 0 to 1 that equals a training caption word for word; None without
           `training_captions`.
         `distinct_captions`: how many differ.

@@ -11,17 +11,14 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 import yaml
 
-from model.backbones import IMAGE_SIZES as KERAS_IMAGE_SIZES
-from model.errors import UserError
+from beamscribe.model.errors import UserError
+from beamscribe.model.image_sizes import IMAGE_SIZES
 
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 
-# Every encoder, and the size of photo in pixels that it was trained on.
-IMAGE_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite2": 260, **KERAS_IMAGE_SIZES}
-
-RECIPES = resources.files("model") / "recipes"
+RECIPES = resources.files("beamscribe.model") / "recipes"
 
 
 class RecipeError(UserError):
@@ -68,7 +65,7 @@ class Words(_Section):
 
 
 class Transformer(_Section):
-    """Sizes of `model.decoders.transformer.TransformerDecoder`, whose word vectors are its output layer, too."""
+    """Sizes of `TransformerDecoder`, whose word vectors are its output layer, too."""
 
     name: Literal["transformer"]
     width: Count
@@ -91,7 +88,7 @@ class _WordVectors(_Section):
 
 
 class Merge(_WordVectors):
-    """Sizes of `model.decoders.merge.MergeDecoder`."""
+    """Sizes of `MergeDecoder`."""
 
     name: Literal["merge"]
     image: Literal["pooled", "flattened"]
@@ -102,7 +99,7 @@ class Merge(_WordVectors):
 
 
 class BidirectionalMerge(_WordVectors):
-    """Sizes of `model.decoders.bidirectional.BidirectionalMergeDecoder`."""
+    """Sizes of `BidirectionalMergeDecoder`."""
 
     name: Literal["bidirectional_merge"]
     image: Literal["pooled", "flattened"]
@@ -114,14 +111,14 @@ class BidirectionalMerge(_WordVectors):
 
 
 class ImageFirst(_WordVectors):
-    """Sizes of `model.decoders.image_first.ImageFirstDecoder`."""
+    """Sizes of `ImageFirstDecoder`."""
 
     name: Literal["image_first"]
     units: Count
 
 
 class Attention(_WordVectors):
-    """Sizes of `model.decoders.attention_lstm.AttentionDecoder`."""
+    """Sizes of `AttentionDecoder`."""
 
     name: Literal["attention"]
     units: Count
@@ -165,7 +162,7 @@ class SelfCritical(_Phase):
 
 
 class Search(_Section):
-    """The caption settings that the bundle offers as defaults: the fields of `model.bundle.CaptionSettings`."""
+    """The caption settings that the bundle offers as defaults: fields of `CaptionSettings`."""
 
     beam_width: Count
     max_length: Count

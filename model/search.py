@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from model.decoders.base import Decoder, State
-from model.vocabulary import END, PAD, START, UNKNOWN
+from beamscribe.model.decoders.base import Decoder, State
+from beamscribe.model.words.vocabulary import END, PAD, START, UNKNOWN
 
 IMPOSSIBLE = -1e9
 # Ids that no caption holds; `END` is written where a caption ends.

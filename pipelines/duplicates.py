@@ -9,9 +9,10 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipelines import reading, storage
-from pipelines.photos import PhotoRef
-from pipelines.sources.base import ListOptions
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import reading
+from beamscribe.pipelines.sources.base import ListOptions
 
 # Photos of one size lie in one part.
 PARTS = 256
@@ -59,14 +60,14 @@ def _alike(refs: Sequence[PhotoRef]) -> set[PhotoRef]:
     """Those photos of one size that may have the bytes of others of them."""
     if len(refs) == 1:
         return set()
-    if not all(ref.size > HEAD_BYTES and not ref.container and storage.is_local(ref.photo) for ref in refs):
+    if not all(ref.size > HEAD_BYTES and not ref.container and stores.is_local(ref.photo) for ref in refs):
         return set(refs)
     # Large photos mostly differ in their first bytes already, which hold the time when they were taken.
     heads: dict[bytes, set[PhotoRef]] = collections.defaultdict(set)
     for ref in refs:
         # One that can't be read is like no other: reading it in its turn says why.
         with contextlib.suppress(OSError):
-            heads[hashlib.sha256(storage.head(ref.photo, HEAD_BYTES)).digest()].add(ref)
+            heads[hashlib.sha256(stores.head(ref.photo, HEAD_BYTES)).digest()].add(ref)
     return {ref for same in heads.values() if len(same) > 1 for ref in same}
 
 

@@ -9,7 +9,8 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import examples, rows, storage
+from beamscribe.pipelines import stores, tf_examples
+from beamscribe.pipelines.output import rows
 
 # Rows that are encoded at once: a file that was folded from others may have a million.
 _ENCODED_ROWS = 10_000
@@ -41,8 +42,8 @@ def missing(output: str, format: str) -> Iterator[tuple[str, str]]:
     """Committed shards without a copy: (committed file, file to write)."""
     for path in rows.committed_files(output):
         run, name = path.split("/")[-2:]
-        copy = storage.join(output, "exports", format, run, name.replace(".parquet", EXTENSIONS[format]))
-        if not storage.exists(copy):
+        copy = stores.join(output, "exports", format, run, name.replace(".parquet", EXTENSIONS[format]))
+        if not stores.exists(copy):
             yield path, copy
 
 
@@ -50,7 +51,7 @@ def export(files: tuple[str, str], format: str) -> str:
     """Writes the copy of one committed shard, as `missing` pairs them, and returns its path."""
     path, copy = files
     table = rows.read_table(path)
-    storage.replace(copy, tfrecord(table) if format == "tfrecord" else jsonl(table))
+    stores.replace(copy, tfrecord(table) if format == "tfrecord" else jsonl(table))
     return copy
 
 
@@ -73,4 +74,4 @@ def tfrecord(table: pa.Table) -> bytes:
     integers = {"width": pa.int64(), "height": pa.int64(), "written_at": pa.int64()}
     for name, kind in integers.items():
         table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
-    return examples.tfrecord(table.drop_columns(["alternatives"]))
+    return tf_examples.tfrecord(table.drop_columns(["alternatives"]))

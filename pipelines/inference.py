@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import decode_pool
-from pipelines.decode_pool import Photo, ReadOptions
-from pipelines.failures import ErrorCode, Failure, Stage
-from pipelines.photos import PhotoRef, Shard
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.images import process_pool
+from beamscribe.pipelines.images.process_pool import Photo, ReadOptions
+from beamscribe.pipelines.photos import PhotoRef, Shard
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ class PhotoStream:
     def __len__(self) -> int:
         return len(self.shard)
 
-    def decoded(self, size: int, options: ReadOptions = ReadOptions()) -> Iterator[Photo]:
+    def pictures(self, size: int, options: ReadOptions = ReadOptions()) -> Iterator[Photo]:
         """Every photo that is to be read, in the shard's order, resized to `[size, size, 3]`, or its failure."""
-        return decode_pool.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
+        return process_pool.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
 
 
 # From images `[batch, size, size, 3]`, uint8, and their photos' URIs or paths, to one result for each.
@@ -51,10 +51,10 @@ def infer(photos: Iterable[Photo], model: Model, batch_size: int) -> Iterator[tu
       Each photo, in order, with its result or its `Failure`.
     """
     for batch in _batched(photos, batch_size):
-        good = [photo for photo in batch if photo.decoded.failure is None]
+        good = [photo for photo in batch if photo.picture.failure is None]
         results = iter(_run(model, good))
         for photo in batch:
-            yield photo, photo.decoded.failure or next(results)
+            yield photo, photo.picture.failure or next(results)
 
 
 def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
@@ -63,7 +63,7 @@ def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
     good = 0
     for photo in photos:
         batch.append(photo)
-        good += photo.decoded.failure is None
+        good += photo.picture.failure is None
         if good == size:
             yield batch
             batch, good = [], 0
@@ -76,7 +76,7 @@ def _run(model: Model, photos: list[Photo]) -> list[Any]:
     if not photos:
         return []
     try:
-        images: Any = [photo.decoded.pixels for photo in photos]
+        images: Any = [photo.picture.pixels for photo in photos]
         return list(model(np.stack(images), [photo.ref.photo for photo in photos]))
     except Exception as error:  # noqa: BLE001 - whatever it is
         message = " ".join(str(error).split())[:500] or type(error).__name__

@@ -12,9 +12,9 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipelines import rows
-from pipelines.failures import ErrorCode
-from pipelines.photos import FAILED, PhotoRef
+from beamscribe.pipelines.failures import ErrorCode
+from beamscribe.pipelines.output import rows
+from beamscribe.pipelines.photos import FAILED, PhotoRef
 
 # Listing and ledger are compared in parts, each of which must fit into a worker's memory.
 PARTS = 256

@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from model.errors import UserError
-from pipelines import failures, storage
-from pipelines.failures import Stage
-from pipelines.gcs import NoCredentialsError
-from pipelines.photos import PhotoRef
-from pipelines.sources import detect, files, lists, ranges, records, tables, tars, zips
-from pipelines.sources.base import Ignored, ListOptions, Source
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import failures, stores
+from beamscribe.pipelines.failures import Stage
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import detect, files, lists, parquets, ranges, tars, tfrecords, zips
+from beamscribe.pipelines.sources.base import Ignored, ListOptions, Source
+from beamscribe.pipelines.stores.gcs import NoCredentialsError
 
 # Photos in one element: the cost of passing it on is small for each.
 CHUNK = 1000
 
-CONTAINERS = {"tar": tars, "zip": zips, "tfrecord": records, "parquet": tables}
+CONTAINERS = {"tar": tars, "zip": zips, "tfrecord": tfrecords, "parquet": parquets}
 
 
 class Listed(NamedTuple):
@@ -82,7 +82,7 @@ def check(uri: str, options: ListOptions) -> None:
     Raises:
       UserError: there is no such input, nothing matches it, or it can't be told what it is.
     """
-    if detect.source_of(uri, options).kind == "glob" and next(storage.matching(uri), None) is None:
+    if detect.source_of(uri, options).kind == "glob" and next(stores.matching(uri), None) is None:
         raise UserError(f"--input: nothing matches {uri}")
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 
 
 class PhotoRef(NamedTuple):

@@ -18,10 +18,10 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsIter
 
-from pipelines import duplicates, ledger, storage
-from pipelines.ledger import DoneRule
-from pipelines.photos import PhotoRef, Shard, photo_table, photos_of
-from pipelines.sources.base import ListOptions
+from beamscribe.pipelines import duplicates, ledger, stores
+from beamscribe.pipelines.ledger import DoneRule
+from beamscribe.pipelines.photos import PhotoRef, Shard, photo_table, photos_of
+from beamscribe.pipelines.sources.base import ListOptions
 
 # Fewer shards than this for each worker would leave some of them idle at the end.
 SHARDS_PER_WORKER = 8
@@ -215,13 +215,13 @@ class PlanShards(beam.PTransform):
 
 def path_of(folder: str) -> str:
     """Where a run's plan lies."""
-    return storage.join(folder, "plan.json")
+    return stores.join(folder, "plan.json")
 
 
 def read(folder: str) -> Plan | None:
     """A run's plan; None where it is not made yet."""
     path = path_of(folder)
-    return Plan.from_json(storage.read(path)) if storage.exists(path) else None
+    return Plan.from_json(stores.read(path)) if stores.exists(path) else None
 
 
 def not_done(photos: Iterable[PhotoRef], entries: Mapping[bytes, ledger.Entry], rule: DoneRule) -> New:
@@ -289,8 +289,8 @@ def write_unit(folder: str, container: str, first: int, photos: Sequence[PhotoRe
     buffer = io.BytesIO()
     pq.write_table(photo_table(photos), buffer)
     data = buffer.getvalue()
-    path = storage.join(folder, "plan", f"photos-{hashlib.blake2b(data, digest_size=16).hexdigest()}.parquet")
-    storage.create(path, data)
+    path = stores.join(folder, "plan", f"photos-{hashlib.blake2b(data, digest_size=16).hexdigest()}.parquet")
+    stores.create(path, data)
     return Unit(container, first, len(photos), sum(bool(ref.same_as) for ref in photos), path)
 
 
@@ -312,7 +312,7 @@ def shards_of(units: Iterable[Unit], size: int) -> tuple[PlannedShard, ...]:
 
 def read_shard(planned: PlannedShard) -> Shard:
     """The shard with its photos."""
-    tables = (pq.read_table(io.BytesIO(storage.read(path))) for path in planned.paths)
+    tables = (pq.read_table(io.BytesIO(stores.read(path))) for path in planned.paths)
     return Shard(planned.index, tuple(itertools.chain.from_iterable(map(photos_of, tables))))
 
 
@@ -348,12 +348,12 @@ def freeze(
         ignored=dict(kinds.most_common()),
         shards=shards_of(units, photos_a_shard(planned, settings.shard_size, settings.workers)),
     )
-    storage.create(path_of(settings.folder), plan.to_json())
+    stores.create(path_of(settings.folder), plan.to_json())
     # Another attempt may have been faster.
-    return Plan.from_json(storage.read(path_of(settings.folder)))
+    return Plan.from_json(stores.read(path_of(settings.folder)))
 
 
 def unless_planned(element: Any, folder: str) -> Iterator[Any]:
     """Passes on what a plan is made from, where it still has to be made."""
-    if not storage.exists(path_of(folder)):
+    if not stores.exists(path_of(folder)):
         yield element

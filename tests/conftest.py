@@ -48,8 +48,8 @@ def tiny_bundle(tmp_path_factory) -> Path:
     """A bundle whose model has random weights."""
     import keras
 
-    from model import bundle, decoders, encoders, recipe
-    from model.vocabulary import SPECIALS, Vocabulary
+    from beamscribe.model import bundle, decoders, encoders, recipe
+    from beamscribe.model.words.vocabulary import SPECIALS, Vocabulary
 
     keras.utils.set_random_seed(1)
     tiny = recipe.parse(TINY_RECIPE, "tiny")

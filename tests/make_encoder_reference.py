@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model import efficientnet_lite, encoders
-from model.recipe import Encoder
+from beamscribe.model import encoders
+from beamscribe.model.encoders import efficientnet_lite
+from beamscribe.model.recipe import Encoder
 
 HERE = Path(__file__).resolve().parent
 PHOTO = HERE.parent / "samples" / "astronaut.jpg"

@@ -1,6 +1,6 @@
 import pytest
 
-from model.annotations import AnnotationError, read_captions, read_split
+from beamscribe.model.annotations import AnnotationError, read_captions, read_split
 
 CSV = """image,caption
 b.jpg,A dog runs .

@@ -13,21 +13,22 @@ from keras.src.applications import imagenet_utils
 from keras.src.backend import config
 from keras.src.utils import file_utils
 
-from model import backbones
-from model.errors import UserError
+from beamscribe.model import image_sizes
+from beamscribe.model.encoders import keras_applications
+from beamscribe.model.errors import UserError
 
-NAMES = list(backbones.IMAGE_SIZES)
+NAMES = list(image_sizes.KERAS_APPLICATIONS)
 
 
 @functools.cache
 def random_encoder(name):
-    return backbones.build(name, 64, "none")
+    return keras_applications.build(name, 64, "none")
 
 
 @pytest.fixture(scope="module")
 def encoder():
     """A cheap classifier whose weights are no file's, nor those of `none`."""
-    model = backbones.build("MobileNetV2", 64, "none")
+    model = keras_applications.build("MobileNetV2", 64, "none")
     noise = np.random.default_rng(0)
     model.set_weights([array * noise.uniform(0.9, 1.1, array.shape) for array in model.get_weights()])
     return model
@@ -40,7 +41,7 @@ def images():
 
 def failure(name, size, weights):
     with pytest.raises(UserError) as error:
-        backbones.build(name, size, weights)
+        keras_applications.build(name, size, weights)
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -52,7 +53,7 @@ def test_names_are_those_of_keras():
 
 
 def test_table_needs_no_keras():
-    code = "import sys; from model.backbones import IMAGE_SIZES; sys.exit('keras' in sys.modules or not IMAGE_SIZES)"
+    code = "import sys; from beamscribe.model import recipe; sys.exit('keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -69,11 +70,11 @@ def test_sizes_are_those_of_keras(name, monkeypatch):
         patch.setattr(imagenet_utils, "obtain_input_shape", stop)
         getattr(keras.applications, name)(weights=None)
     own_size, smallest = stopped.value.args
-    assert backbones.IMAGE_SIZES[name] == own_size
+    assert image_sizes.KERAS_APPLICATIONS[name] == own_size
     message = failure(name, smallest - 1, "none")
     assert message.startswith(f"encoder.image_size: {name} takes photos of {smallest} pixels or more")
     with pytest.raises(UserError):
-        backbones.feature_shape(name, smallest - 1)
+        keras_applications.feature_shape(name, smallest - 1)
 
 
 def caffe(images):
@@ -112,7 +113,7 @@ def test_preprocessing_is_in_the_graph(name, first, by_hand, images, tmp_path):
 
 def test_features_are_as_large_as_told(encoder, images):
     features = np.asarray(encoder(images))
-    assert features.shape == (2, *backbones.feature_shape("MobileNetV2", 64)) == (2, 2, 2, 1280)
+    assert features.shape == (2, *keras_applications.feature_shape("MobileNetV2", 64)) == (2, 2, 2, 1280)
     assert features.dtype == np.float32
     assert encoder.name == "encoder"
 
@@ -120,7 +121,7 @@ def test_features_are_as_large_as_told(encoder, images):
 def test_random_weights_are_always_the_same(images):
     one = random_encoder("MobileNetV2")
     keras.utils.set_random_seed(1)
-    other = backbones.build("MobileNetV2", 64, "none")
+    other = keras_applications.build("MobileNetV2", 64, "none")
     for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
     # Neither rounded to zero by float16, nor beyond it, nor the same whatever the photo shows.
@@ -131,7 +132,7 @@ def test_random_weights_are_always_the_same(images):
 
 def test_frozen_encoders_run_without_their_variables(encoder, images):
     expected = np.asarray(encoder(images))
-    frozen = backbones.build("MobileNetV2", 64, "none", layer_name="cnn")
+    frozen = keras_applications.build("MobileNetV2", 64, "none", layer_name="cnn")
     assert frozen.name == "cnn"
     frozen.trainable = False
     assert not frozen.trainable_variables
@@ -157,7 +158,7 @@ def saved(encoder, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["encoder.weights.h5", "classifier.weights.h5", "notop.h5"])
 def test_loads_files(name, saved, encoder, images):
-    loaded = backbones.build("MobileNetV2", 64, str(saved / name))
+    loaded = keras_applications.build("MobileNetV2", 64, str(saved / name))
     np.testing.assert_array_equal(loaded(images), encoder(images))
 
 
@@ -181,8 +182,8 @@ def test_efficientnet_is_the_same_with_imagenet_weights_and_with_their_file(imag
     path = tmp_path / "encoder.weights.h5"
     random_encoder("EfficientNetB0").save_weights(path)
     monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: str(path))
-    expected = np.asarray(backbones.build("EfficientNetB0", 64, "imagenet")(images))
-    features = np.asarray(backbones.build("EfficientNetB0", 64, str(path))(images))
+    expected = np.asarray(keras_applications.build("EfficientNetB0", 64, "imagenet")(images))
+    features = np.asarray(keras_applications.build("EfficientNetB0", 64, str(path))(images))
     np.testing.assert_allclose(features, expected, atol=1e-4 * expected.max())
     assert expected.max() > 1e-5
 
@@ -226,7 +227,7 @@ def test_says_that_there_is_no_file(tmp_path):
     message = f"encoder.weights: no file {path}; give imagenet, none or the path of a weights file"
     assert failure("MobileNetV2", 64, str(path)) == message
     with pytest.raises(UserError, match=r"no file .*absent.h5"):
-        backbones.weights_digest(str(path))
+        keras_applications.weights_digest(str(path))
 
 
 @pytest.mark.parametrize("name", ["page.h5", "page.weights.h5"])
@@ -240,6 +241,15 @@ def test_digest_is_that_of_the_weights(tmp_path):
     one, same, other = (tmp_path / name for name in ("one.h5", "same.h5", "other.h5"))
     for path, content in ((one, b"1"), (same, b"1"), (other, b"2")):
         path.write_bytes(content)
-    digests = {path: backbones.weights_digest(str(path)) for path in (one, same, other)}
+    digests = {path: keras_applications.weights_digest(str(path)) for path in (one, same, other)}
     assert digests[one] == digests[same] != digests[other]
-    assert len({*digests.values(), backbones.weights_digest("none"), backbones.weights_digest("imagenet")}) == 4
+    assert (
+        len(
+            {
+                *digests.values(),
+                keras_applications.weights_digest("none"),
+                keras_applications.weights_digest("imagenet"),
+            }
+        )
+        == 4
+    )

@@ -8,8 +8,8 @@ import threading
 import pytest
 from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, PortableOptions, StandardOptions
 
-from jobs import beam_runner, remote_jobs
-from model.errors import UserError
+from beamscribe.jobs.runners import beam_runner, remote_jobs
+from beamscribe.model.errors import UserError
 
 
 @pytest.fixture

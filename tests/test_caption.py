@@ -17,12 +17,13 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
-from jobs import cli, progress
-from model import bundle
-from pipelines import caption, examples, export, inference, lease, plan, stopping, storage
-from pipelines.caption import CaptionArchive, CaptionOptions
-from pipelines.inference import PhotoStream, shards_of
-from pipelines.photos import CAPTION_SCHEMA, CaptionRow, PhotoRef, Shard
+from beamscribe.jobs import cli
+from beamscribe.model import bundle
+from beamscribe.pipelines import caption_archive, export, inference, plan, stores, tf_examples
+from beamscribe.pipelines.caption_archive import CaptionArchive, CaptionOptions
+from beamscribe.pipelines.control import lease, progress, stopping
+from beamscribe.pipelines.inference import PhotoStream, shards_of
+from beamscribe.pipelines.photos import CAPTION_SCHEMA, CaptionRow, PhotoRef, Shard
 
 
 @pytest.fixture
@@ -113,13 +114,13 @@ def test_every_photo_is_one_row(archive, tmp_path, tiny_bundle, capsys):
 
 
 def test_captions_are_those_of_the_model(archive, tmp_path, tiny_bundle):
-    from pipelines import decoding
+    from beamscribe.pipelines.images import to_pixels
 
     captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "7")
     model = bundle.CaptionModel(tiny_bundle)
     settings = bundle.describe(tiny_bundle).settings
     for row in rows_of(tmp_path / "out")[:10]:
-        pixels = decoding.decode(Path(row["photo"]).read_bytes(), model.image_size).pixels
+        pixels = to_pixels.convert(Path(row["photo"]).read_bytes(), model.image_size).pixels
         captions, scores = model.caption(pixels[None], settings)
         assert row["caption"] == captions[0, 0]
         assert row["score"] == pytest.approx(scores[0, 0], abs=1e-4)
@@ -172,7 +173,7 @@ def are_within_bounds(captions: list[list[str]]) -> bool:
 
 
 def test_drawn_captions_depend_on_the_photo_and_the_seed_alone(archive, tmp_path, tiny_bundle):
-    from pipelines import decoding
+    from beamscribe.pipelines.images import to_pixels
 
     break_some(archive)
     captioned(archive, tmp_path / "one", tiny_bundle, *DRAWING, "--shard-size", "8", "--batch-size", "3")
@@ -182,7 +183,7 @@ def test_drawn_captions_depend_on_the_photo_and_the_seed_alone(archive, tmp_path
     model = bundle.CaptionModel(tiny_bundle)
     settings = bundle.describe(tiny_bundle).settings._replace(top_p=0.95, temperature=2.0)
     for row in rows[::8]:
-        pixels = decoding.decode(Path(row["photo"]).read_bytes(), model.image_size).pixels
+        pixels = to_pixels.convert(Path(row["photo"]).read_bytes(), model.image_size).pixels
         uniforms = bundle.draws([row["photo"]], settings, 4, model.longest)
         captions, scores = model.caption(pixels[None], settings, uniforms)
         assert texts_of(tmp_path / "one")[row["photo"]] == captions[0].tolist()
@@ -264,14 +265,14 @@ def test_a_step_kept_apart_commits_each_shard_and_looks_first(archive, tmp_path,
     options = options_for(archive, tmp_path / "out", tiny_bundle)
     refs = [PhotoRef(str(path), "1-1") for path in sorted(archive.glob("*.jpg"))]
     streams = [PhotoStream(shard) for shard in shards_of(refs, 16)]
-    handler = caption.CaptionHandler(options)
+    handler = caption_archive.CaptionHandler(options)
     loaded = handler.load_model()
     for stream in streams[:2]:
         (path,) = handler.run_inference(stream, loaded)
         assert [row["photo"] for row in ds.dataset(path).to_table().to_pylist()] == [
             ref.photo for ref in stream.shard.photos
         ]
-    monkeypatch.setattr(PhotoStream, "decoded", lambda *_: pytest.fail("reads photos"))
+    monkeypatch.setattr(PhotoStream, "pictures", lambda *_: pytest.fail("reads photos"))
     assert list(handler.run_inference(streams[0], loaded)) == []
     stopping.stop(options.folder, "enough")
     assert list(handler.run_inference(streams[2], loaded)) == []
@@ -282,7 +283,7 @@ def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle, monkeypa
     import tensorflow as tf
 
     # Several times a file.
-    monkeypatch.setattr(examples, "_ENCODED_ROWS", 10)
+    monkeypatch.setattr(tf_examples, "_ENCODED_ROWS", 10)
     monkeypatch.setattr(export, "_ENCODED_ROWS", 10)
     output = tmp_path / "out"
     (archive / "empty.jpg").write_bytes(b"")
@@ -343,7 +344,7 @@ def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, m
 
 def test_two_worker_processes_caption_the_same(archive, tmp_path, tiny_bundle):
     captioned(archive, tmp_path / "one", tiny_bundle, "--shard-size", "8")
-    command = [sys.executable, "-m", "jobs.cli", "caption", "--input", archive, "--output", tmp_path / "two"]
+    command = [sys.executable, "-m", "beamscribe.jobs.cli", "caption", "--input", archive, "--output", tmp_path / "two"]
     options = ["--bundle", tiny_bundle, "--direct_num_workers", "2", "--direct_running_mode", "multi_processing"]
     subprocess.run([*map(str, command), *map(str, options)], check=True, timeout=300)
     one, two = ({r["photo"]: r["caption"] for r in rows_of(tmp_path / name)} for name in ("one", "two"))
@@ -351,8 +352,8 @@ def test_two_worker_processes_caption_the_same(archive, tmp_path, tiny_bundle):
 
 
 def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys):
-    real = caption.row
-    monkeypatch.setattr(caption, "commit", lambda result, options: "lost" if result.index == 0 else real)
+    real = caption_archive.row
+    monkeypatch.setattr(caption_archive, "commit", lambda result, options: "lost" if result.index == 0 else real)
     assert captioned(archive, tmp_path / "out", tiny_bundle, "--limit", "2") == 1
     assert "000.jpg" in capsys.readouterr().err
     (run,) = runs_of(tmp_path / "out")
@@ -454,10 +455,10 @@ def test_a_duplicate_outlives_the_photo_that_was_to_be_read(tmp_path, make_photo
         seen.append([ref.photo for ref in part.photos])
         return [row_of(ref, sha256) for ref in part.photos if not ref.same_as]
 
-    rows = list(caption.with_duplicates(shard, rows_of))
+    rows = list(caption_archive.with_duplicates(shard, rows_of))
     assert [row.photo for row in rows] == ["a", "b", "c"] and len(seen) == 1
     # It has changed since: the others are read themselves.
-    rows = list(caption.with_duplicates(shard, lambda part: rows_of(part, "y")))
+    rows = list(caption_archive.with_duplicates(shard, lambda part: rows_of(part, "y")))
     assert [row.photo for row in rows] == ["a", "b", "c"] and seen[-1] == ["b", "c"]
 
 
@@ -469,14 +470,14 @@ def row_of(ref: PhotoRef, sha256: str) -> CaptionRow:
 
 
 def test_too_many_failures_stop_the_job(archive, tmp_path, tiny_bundle, capsys, monkeypatch):
-    create = storage.create
+    create = stores.create
 
     def create_slowly(uri: str, data: bytes) -> bool:
         # Else a fast machine is done before anybody looks.
         time.sleep(0.3 if uri.endswith(".parquet") else 0)
         return create(uri, data)
 
-    monkeypatch.setattr(storage, "create", create_slowly)
+    monkeypatch.setattr(stores, "create", create_slowly)
     monkeypatch.setattr(progress, "_TERMINAL_INTERVAL", 0.1)
     monkeypatch.setattr(progress, "_CHECK_INTERVAL", 0.1)
     for number in range(60):

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from model import bundle
+from beamscribe.model import bundle
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.cider import CiderD
+from beamscribe.model.training.cider import CiderD
 
 PHOTOS = 30
 WORDS = np.array(["a", "the", "dog", "cat", "man", "runs", "sits", "jumps", "on", "in", "grass", "snow", "red", "ball"])

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from jobs import cli
+from beamscribe.jobs import cli
 
 
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
@@ -31,8 +31,8 @@ def test_an_unknown_option_is_refused(capsys):
 
 
 def test_beam_options_are_known(monkeypatch):
-    from jobs import beam_runner
-    from model.errors import UserError
+    from beamscribe.jobs.runners import beam_runner
+    from beamscribe.model.errors import UserError
 
     options = beam_runner.pipeline_options(["--direct_num_workers", "3", "--direct_running_mode=multi_threading"])
     assert beam_runner.workers(options) == 3

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from model.errors import UserError
-from pipelines import compaction, export, rows, sorting, storage, verification
-from pipelines.photos import CAPTION_SCHEMA, CAPTIONED, FAILED, Alternative, CaptionRow, caption_table
+from beamscribe.jobs import cli
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import export, stores
+from beamscribe.pipelines.output import checks, compaction, rows, sorting
+from beamscribe.pipelines.photos import CAPTION_SCHEMA, CAPTIONED, FAILED, Alternative, CaptionRow, caption_table
 from tests.test_gcs import bucket  # noqa: F401 - a fixture
 
 FIRST = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -123,7 +124,7 @@ def test_many_runs_become_few_sorted_files(tmp_path, capsys):
 
     assert cli.main(["compact", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "nothing to do\n"
-    assert verification.verify(str(tmp_path)).findings == []
+    assert checks.verify(str(tmp_path)).findings == []
 
 
 @pytest.mark.usefixtures("small")
@@ -137,7 +138,7 @@ def test_a_compaction_is_folded_with_later_runs(tmp_path):
     assert folded.runs == (earlier, "20990101T000000-abcdef")
     assert latest(tmp_path) == before
     assert before[0]["caption"] == "new"
-    assert verification.verify(str(tmp_path)).findings == []
+    assert checks.verify(str(tmp_path)).findings == []
 
 
 @pytest.mark.usefixtures("small")
@@ -171,7 +172,7 @@ def test_in_a_bucket(bucket):  # noqa: F811
         for shard in range(2):
             buffer = io.BytesIO()
             pq.write_table(caption_table([row(f"/p/{shard}.jpg", f"of {run}", hours=int(run))]), buffer)
-            storage.create(f"{bucket}/out/captions/run={run}/shard-{shard:05d}.parquet", buffer.getvalue())
+            stores.create(f"{bucket}/out/captions/run={run}/shard-{shard:05d}.parquet", buffer.getvalue())
     before = latest(f"{bucket}/out")
     assert cli.main(["compact", f"{bucket}/out"]) == 0
     assert len(files(f"{bucket}/out")) == 1
@@ -278,7 +279,7 @@ def test_a_run_that_has_committed_nothing_yet(tmp_path, capsys):
 
 def test_a_compaction_whose_files_were_damaged_is_not_gone_on_with(tmp_path, monkeypatch):
     commit(tmp_path, "1", row("/p/a.jpg"))
-    monkeypatch.setattr(storage, "delete", stop)
+    monkeypatch.setattr(stores, "delete", stop)
     with pytest.raises(InterruptedError):
         compaction.compact(str(tmp_path))
     monkeypatch.undo()
@@ -320,7 +321,7 @@ def compact_until(output, step):
 def processes():
     """Starts processes that have the libraries loaded, but no threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.compaction", "tests.test_compact"])
+    context.set_forkserver_preload(["beamscribe.pipelines.output.compaction", "tests.test_compact"])
     return context
 
 
@@ -348,7 +349,7 @@ def archive(tmp_path_factory):
 def assert_goes_on(output, before):
     """What a killed compaction left is valid, and the next one ends well."""
     assert latest(output) == before
-    assert verification.verify(str(output)).findings == []
+    assert checks.verify(str(output)).findings == []
     compaction.compact(str(output))
     assert latest(output) == before
     assert len(files(output)) == 2
@@ -356,7 +357,7 @@ def assert_goes_on(output, before):
     (run,) = {rows.run_of(path) for path in files(output)}
     copies = [path for path in (output / "exports").rglob("*") if path.is_file()]
     assert [path.parent.name for path in copies] == [f"run={run}"] * 2, copies
-    result = verification.verify(str(output))
+    result = checks.verify(str(output))
     assert result.findings == [] and result.notes == []
     assert compaction.compact(str(output)) == (None, 0)
 

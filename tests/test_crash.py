@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs import cli
-from pipelines import rows
+from beamscribe.jobs import cli
+from beamscribe.pipelines.output import rows
 
 KILLS = int(os.environ.get("KILLS", "4"))
 SEED = int(os.environ.get("SEED", "1"))
@@ -52,7 +52,7 @@ def arguments(archive: Path, output: Path, bundle: Path, workers: int) -> list[s
 def start(given: list[str], log: Path) -> psutil.Popen:
     with log.open("ab") as file:
         return psutil.Popen(
-            [sys.executable, "-m", "jobs.cli", *given], stdout=file, stderr=file, start_new_session=True
+            [sys.executable, "-m", "beamscribe.jobs.cli", *given], stdout=file, stderr=file, start_new_session=True
         )
 
 

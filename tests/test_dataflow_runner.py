@@ -9,10 +9,11 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, WorkerOptions
 
-from jobs import beam_runner, cli, dataflow_runner
-from model import bundle
-from model.errors import UserError
-from pipelines.caption import CaptionArchive, CaptionOptions
+from beamscribe.jobs import cli
+from beamscribe.jobs.runners import beam_runner, dataflow_runner
+from beamscribe.model import bundle
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines.caption_archive import CaptionArchive, CaptionOptions
 
 JOB = CaptionOptions(
     inputs=("gs://archive/photos",),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import caption, search_options
+from beamscribe.jobs.commands import caption
+from beamscribe.jobs.options import search_options
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "jobs" / "dataflow"
@@ -156,14 +157,6 @@ def test_images_are_made_of_the_tested_versions():
     for sources in re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE):
         for source in sources.split():
             assert (ROOT / source).exists() and source.split("/")[0] in kept, source
-
-
-def test_the_package_holds_all_that_is_imported():
-    text = (ROOT / "setup.py").read_text()
-    packages = re.findall(r'"([\w.]+)"', re.search(r"packages=\[(.*?)\]", text, re.DOTALL)[1])
-    for top in ("model", "pipelines"):
-        found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / top).rglob("__init__.py")}
-        assert found <= set(packages), top
 
 
 def make_template(tmp_path, *options: str) -> subprocess.CompletedProcess:

@@ -4,11 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model import dataset, encoders
-from model.errors import UserError
-from model.recipe import Encoder
-from model.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
-from pipelines import examples, prepare
+from beamscribe.model import encoders
+from beamscribe.model.errors import UserError
+from beamscribe.model.recipe import Encoder
+from beamscribe.model.training import dataset
+from beamscribe.model.words.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
+from beamscribe.pipelines import prepare_dataset, tf_examples
 
 ENCODER = Encoder(name="efficientnet_lite0", image_size=64)
 TRAINED = Encoder(name="efficientnet_lite0", image_size=64, trained_from="blocks.15.expand_conv")
@@ -28,20 +29,20 @@ def write_split(folder, features, captions, flip=True, changes=None):
     """
     names = [f"{index:02d}.jpg" for index in range(len(features))]
     records = []
-    for name, photo, written in zip(names, features.astype(prepare.FEATURE_DTYPE), captions, strict=True):
+    for name, photo, written in zip(names, features.astype(prepare_dataset.FEATURE_DTYPE), captions, strict=True):
         record = {"photo": name, "captions": list(written), "features": photo.tobytes()}
         records.append(record | ({"features_flipped": (-photo).tobytes()} if flip else {}))
     folder.mkdir(parents=True)
     for index in range(FILES):
         path = folder / f"examples-{index:05d}.tfrecord.gz"
-        path.write_bytes(examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
-    options = prepare.PrepareOptions(
+        path.write_bytes(tf_examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
+    options = prepare_dataset.PrepareOptions(
         images="", captions=dict(zip(names, captions, strict=True)), photos=names, output=str(folder), encoder=ENCODER
     )
-    prepare.write_dataset([prepare.PreparedShard(0, len(names), ())], options)
-    description = json.loads((folder / prepare.DATASET).read_text())
+    prepare_dataset.write_dataset([prepare_dataset.PreparedShard(0, len(names), ())], options)
+    description = json.loads((folder / prepare_dataset.DATASET).read_text())
     description |= {"flip": flip, **(changes or {})}
-    (folder / prepare.DATASET).write_text(json.dumps(description))
+    (folder / prepare_dataset.DATASET).write_text(json.dumps(description))
 
 
 def random_features(count):
@@ -165,7 +166,7 @@ def images(tmp_path):
     ]
     for index in range(FILES):
         path = folder / f"examples-{index:05d}.tfrecord.gz"
-        path.write_bytes(examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
+        path.write_bytes(tf_examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
     return folder
 
 

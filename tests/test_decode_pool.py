@@ -9,17 +9,18 @@ import zlib
 
 import pytest
 
-from pipelines import decode_pool, decoder_process, decoding, reading
-from pipelines.decode_pool import DecodePool
-from pipelines.failures import ErrorCode, Stage
-from pipelines.photos import PhotoRef
+from beamscribe.pipelines.failures import ErrorCode, Stage
+from beamscribe.pipelines.images import image_process, process_pool, to_pixels
+from beamscribe.pipelines.images.process_pool import ImagePool
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import reading
 
 # Runs in the decoding process instead of the real decoder: does as a photo's bytes say.
 MISBEHAVING = """
 import os, time
-import pipelines.decoding as decoding
+from beamscribe.pipelines.images import to_pixels
 
-real = decoding.decode
+real = to_pixels.convert
 
 def decode(data, size, max_pixels):
     if data == b"abort":
@@ -32,7 +33,7 @@ def decode(data, size, max_pixels):
 
 @pytest.fixture
 def pool():
-    pool = DecodePool(workers=2, timeout=6.0)
+    pool = ImagePool(workers=2, timeout=6.0)
     yield pool
     pool.close()
 
@@ -47,7 +48,7 @@ def misbehaving(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.getcwd()}")
     import misbehaving_decoder
 
-    monkeypatch.setattr(decoding, "decode_all", misbehaving_decoder.decode_all)
+    monkeypatch.setattr(to_pixels, "convert_all", misbehaving_decoder.decode_all)
 
 
 def refs_of(folder, contents):
@@ -63,7 +64,7 @@ def test_every_photo_comes_in_order(pool, tmp_path, make_photo):
     refs = [PhotoRef(str(make_photo(tmp_path / f"{i:03d}.jpg")), "") for i in range(50)]
     photos = list(pool.stream(refs, 16))
     assert [photo.ref for photo in photos] == refs
-    assert all(photo.decoded.pixels.shape == (16, 16, 3) for photo in photos)
+    assert all(photo.picture.pixels.shape == (16, 16, 3) for photo in photos)
 
 
 def test_a_crash_and_a_hang_cost_one_photo_each(misbehaving, pool, tmp_path, make_photo):
@@ -71,10 +72,10 @@ def test_a_crash_and_a_hang_cost_one_photo_each(misbehaving, pool, tmp_path, mak
     contents = [good] * 20
     contents[5], contents[12] = b"abort", b"hang"
     photos = list(pool.stream(refs_of(tmp_path, contents), 16))
-    failures = {i: photo.decoded.failure for i, photo in enumerate(photos) if photo.decoded.failure}
+    failures = {i: photo.picture.failure for i, photo in enumerate(photos) if photo.picture.failure}
     assert {i: failure.error for i, failure in failures.items()} == {5: ErrorCode.DECODER_CRASH, 12: ErrorCode.TIMEOUT}
     # The pool goes on with new processes.
-    assert next(pool.stream(refs_of(tmp_path, [good]), 16)).decoded.failure is None
+    assert next(pool.stream(refs_of(tmp_path, [good]), 16)).picture.failure is None
 
 
 def test_reading_failures_have_their_codes(pool, tmp_path):
@@ -89,16 +90,16 @@ def test_reading_failures_have_their_codes(pool, tmp_path):
     if sys.platform != "linux":
         del paths["/proc/self/mem"]
     photos = list(pool.stream([PhotoRef(str(path), "") for path in paths], 16))
-    assert [photo.decoded.failure.error for photo in photos] == list(paths.values())
-    assert {photo.decoded.failure.stage for photo in photos} == {Stage.READ}
+    assert [photo.picture.failure.error for photo in photos] == list(paths.values())
+    assert {photo.picture.failure.stage for photo in photos} == {Stage.READ}
 
 
 def test_permission_is_told_from_other_errors(pool, monkeypatch):
     def refuse(uri):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(reading.storage, "read", refuse)
-    assert next(pool.stream([PhotoRef("/x.jpg", "")], 16)).decoded.failure.error == ErrorCode.PERMISSION
+    monkeypatch.setattr(reading.stores, "read", refuse)
+    assert next(pool.stream([PhotoRef("/x.jpg", "")], 16)).picture.failure.error == ErrorCode.PERMISSION
 
 
 def test_the_processes_import_only_the_decoders(pool, tmp_path, make_photo):
@@ -112,17 +113,17 @@ def test_the_processes_import_only_the_decoders(pool, tmp_path, make_photo):
 
 def test_chunks_are_bounded_in_photos_and_in_bytes():
     small = [PhotoRef(str(i), "", 10) for i in range(20)]
-    large = [PhotoRef(str(i), "", decode_pool.CHUNK_BYTES) for i in range(3)]
-    assert [len(chunk) for chunk in decode_pool._chunks(small)] == [8, 8, 4]
-    assert [len(chunk) for chunk in decode_pool._chunks(large)] == [1, 1, 1]
+    large = [PhotoRef(str(i), "", process_pool.CHUNK_BYTES) for i in range(3)]
+    assert [len(chunk) for chunk in process_pool._chunks(small)] == [8, 8, 4]
+    assert [len(chunk) for chunk in process_pool._chunks(large)] == [1, 1, 1]
 
 
 def test_no_process_is_left_behind(tmp_path, make_photo):
     photo = make_photo(tmp_path / "a.jpg")
     script = (
-        "import sys; from pipelines import decode_pool; from pipelines.photos import PhotoRef\n"
-        f"next(decode_pool.shared().stream([PhotoRef({str(photo)!r}, '')], 16))\n"
-        "print(*[p.pid for p in decode_pool.shared()._processes._pool_manager.worker_manager.workers.values()])\n"
+        "from beamscribe.pipelines.images import process_pool; from beamscribe.pipelines.photos import PhotoRef\n"
+        f"next(process_pool.shared().stream([PhotoRef({str(photo)!r}, '')], 16))\n"
+        "print(*[p.pid for p in process_pool.shared()._processes._pool_manager.worker_manager.workers.values()])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     pids = [int(pid) for pid in done.stdout.split()]
@@ -159,8 +160,8 @@ HANG = "__import__('ctypes').PyDLL(None).sleep(3600)"
 @needs_proc
 def test_decoders_die_with_their_parent_even_while_they_hang():
     script = (
-        "import time; from pipelines.decode_pool import DecodePool\n"
-        "pool = DecodePool(workers=2)\n"
+        "import time; from beamscribe.pipelines.images.process_pool import ImagePool\n"
+        "pool = ImagePool(workers=2)\n"
         f"tasks = [pool._processes.schedule(eval, ({HANG!r},)) for _ in range(2)]\n"
         "while not all(task.running() for task in tasks): time.sleep(0.1)\n"
         "print(*pool._processes._pool_manager.worker_manager.workers, flush=True); time.sleep(3600)\n"
@@ -175,9 +176,9 @@ def test_decoders_die_with_their_parent_even_while_they_hang():
 @needs_proc
 def test_without_the_kernel_a_thread_watches_the_parent():
     child = (
-        "import os, time; from pipelines import decoder_process\n"
-        "decoder_process._ask_the_kernel = lambda: False\n"
-        "decoder_process.die_with(os.getppid()); print('watched', flush=True); time.sleep(3600)\n"
+        "import os, time; from beamscribe.pipelines.images import image_process\n"
+        "image_process._ask_the_kernel = lambda: False\n"
+        "image_process.die_with(os.getppid()); print('watched', flush=True); time.sleep(3600)\n"
     )
     script = (
         "import subprocess, sys\n"
@@ -191,15 +192,15 @@ def test_without_the_kernel_a_thread_watches_the_parent():
 
 
 def test_a_process_whose_parent_is_gone_already_ends():
-    script = "from pipelines import decoder_process; decoder_process.die_with(1 << 30); print('alive')"
+    script = "from beamscribe.pipelines.images import image_process; image_process.die_with(1 << 30); print('alive')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and done.stdout == ""
 
 
 def test_what_runs_before_the_decoders_imports_none():
-    script = "import sys; from pipelines import decoder_process; print('numpy' in sys.modules, 'PIL' in sys.modules)"
+    script = "import sys; import beamscribe.pipelines.images.image_process; print({'numpy', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout == "set()\n"
 
 
 def plain_png(width, height):
@@ -221,7 +222,7 @@ def plain_png(width, height):
 @needs_proc
 def test_memory_is_limited_and_what_needs_more_is_one_failure(tmp_path, make_photo):
     good = make_photo(tmp_path / "good.jpg").read_bytes()
-    pool = DecodePool(workers=1, memory=512 * 2**20)
+    pool = ImagePool(workers=1, memory=512 * 2**20)
     try:
         contents = [good, plain_png(14_000, 10_000), good]
         before, failed, after = pool.stream(refs_of(tmp_path, contents), 16)
@@ -230,33 +231,33 @@ def test_memory_is_limited_and_what_needs_more_is_one_failure(tmp_path, make_pho
             limits = next(line.split() for line in file if line.startswith("Max address space"))
     finally:
         pool.close()
-    assert before.decoded.failure is None and after.decoded.failure is None
-    assert failed.decoded.failure.error == ErrorCode.TOO_LARGE and "memory" in failed.decoded.failure.message
-    assert (failed.decoded.width, failed.decoded.height) == (14_000, 10_000)
+    assert before.picture.failure is None and after.picture.failure is None
+    assert failed.picture.failure.error == ErrorCode.TOO_LARGE and "memory" in failed.picture.failure.message
+    assert (failed.picture.width, failed.picture.height) == (14_000, 10_000)
     assert limits[3] == str(512 * 2**20)
 
 
 def test_an_honest_photo_of_the_largest_size_is_decoded(tmp_path):
-    width, height = 20_000, decoding.MAX_PIXELS // 20_000
-    pool = DecodePool(workers=1, timeout=300)
+    width, height = 20_000, to_pixels.MAX_PIXELS // 20_000
+    pool = ImagePool(workers=1, timeout=300)
     try:
         [photo] = pool.stream(refs_of(tmp_path, [plain_png(width, height)]), 64)
     finally:
         pool.close()
-    assert photo.decoded.failure is None
-    assert (photo.decoded.width, photo.decoded.height) == (width, height)
+    assert photo.picture.failure is None
+    assert (photo.picture.width, photo.picture.height) == (width, height)
     # Transparent all over: the white behind it.
-    assert photo.decoded.pixels.min() == 255
+    assert photo.picture.pixels.min() == 255
 
 
 def test_the_limit_is_far_above_what_an_honest_photo_needs():
     # WebP needs most: its decoder has the photo three times, Pillow once, at four bytes a pixel.
-    assert decoder_process.MEMORY_LIMIT > 4 * 4 * decoding.MAX_PIXELS + 2**30
+    assert image_process.MEMORY_LIMIT > 4 * 4 * to_pixels.MAX_PIXELS + 2**30
 
 
 def test_as_many_decoders_as_processors(monkeypatch):
-    monkeypatch.setattr(decode_pool, "_pool", None)
-    monkeypatch.setattr(decode_pool.loky, "cpu_count", lambda: 3)
-    with contextlib.closing(decode_pool.shared()) as pool:
-        assert pool is decode_pool.shared()
+    monkeypatch.setattr(process_pool, "_pool", None)
+    monkeypatch.setattr(process_pool.loky, "cpu_count", lambda: 3)
+    with contextlib.closing(process_pool.shared()) as pool:
+        assert pool is process_pool.shared()
         assert len(pool._processes._pool_manager.worker_manager.workers) == 3

@@ -6,15 +6,15 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from model import decoders, recipe, search
-from model.decoders.attention_lstm import AttentionDecoder
-from model.decoders.bidirectional import BidirectionalMergeDecoder
-from model.decoders.image_first import ImageFirstDecoder
-from model.decoders.merge import MergeDecoder
-from model.decoders.transformer import TransformerDecoder
-from model.errors import UserError
-from model.search import Rules
-from model.vocabulary import END, PAD, START, UNKNOWN
+from beamscribe.model import decoders, recipe, search
+from beamscribe.model.decoders.attention_lstm import AttentionDecoder
+from beamscribe.model.decoders.bidirectional import BidirectionalMergeDecoder
+from beamscribe.model.decoders.image_first import ImageFirstDecoder
+from beamscribe.model.decoders.merge import MergeDecoder
+from beamscribe.model.decoders.transformer import TransformerDecoder
+from beamscribe.model.errors import UserError
+from beamscribe.model.search import Rules
+from beamscribe.model.words.vocabulary import END, PAD, START, UNKNOWN
 
 VOCABULARY, SLOTS, GRID = 11, 6, (2, 3, 8)
 BATCH, CAPTIONS = 2, 3

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines import decoding, formats
-from pipelines.failures import ErrorCode, Stage
+from beamscribe.pipelines.failures import ErrorCode, Stage
+from beamscribe.pipelines.images import formats, to_pixels
 
 CODE_TABLE = Path(__file__).parent.parent / "docs" / "failures.md"
 
@@ -190,7 +190,7 @@ GREY = {
 
 @pytest.mark.parametrize("name", COLOURED)
 def test_every_format_keeps_its_colours(name):
-    decoded = decoding.decode(COLOURED[name](), 32)
+    decoded = to_pixels.convert(COLOURED[name](), 32)
     assert decoded.failure is None
     assert (decoded.width, decoded.height) == (60, 40)
     assert decoded.pixels.shape == (32, 32, 3) and decoded.pixels.dtype == np.uint8
@@ -199,7 +199,7 @@ def test_every_format_keeps_its_colours(name):
 
 @pytest.mark.parametrize("name", GREY)
 def test_every_format_keeps_its_brightness(name):
-    decoded = decoding.decode(GREY[name](), 32)
+    decoded = to_pixels.convert(GREY[name](), 32)
     assert decoded.failure is None
     expected = np.linspace(4, 251, 32)
     assert np.abs(decoded.pixels[8:24].mean(axis=(0, 2)) - expected).max() < 12
@@ -208,7 +208,7 @@ def test_every_format_keeps_its_brightness(name):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
 def test_one_bit_is_black_and_white(kind):
     half = Image.fromarray((RAMP > 0.5).astype(np.uint8) * 255).convert("1")
-    pixels = decoding.decode(encoded(half, kind), 32).pixels
+    pixels = to_pixels.convert(encoded(half, kind), 32).pixels
     assert pixels[:, :12].max() == 0 and pixels[:, 20:].min() == 255
 
 
@@ -225,7 +225,7 @@ def half_transparent() -> Image.Image:
 @pytest.mark.parametrize("size", [(60, 40), (600, 400)])
 def test_alpha_lies_on_white(kind, options, size):
     photo = half_transparent().resize(size, Image.Resampling.NEAREST)
-    pixels = decoding.decode(encoded(photo, kind, **options), 30).pixels.astype(int)
+    pixels = to_pixels.convert(encoded(photo, kind, **options), 30).pixels.astype(int)
     for column, expected in ((4, (255, 0, 0)), (15, (255, 255, 255)), (25, (255, 127, 127))):
         assert np.abs(pixels[15, column] - expected).max() < 12
 
@@ -235,7 +235,7 @@ def test_a_transparent_colour_lies_on_white(kind):
     two = Image.new("P", (40, 40), 0)
     two.putpalette([0, 0, 0, 255, 0, 0])
     two.paste(1, (20, 0, 40, 40))
-    pixels = decoding.decode(encoded(two, kind, transparency=0), 16).pixels
+    pixels = to_pixels.convert(encoded(two, kind, transparency=0), 16).pixels
     assert pixels[8, 2].tolist() == [255, 255, 255] and pixels[8, 13].tolist() == [255, 0, 0]
 
 
@@ -243,7 +243,7 @@ def test_a_palette_with_transparency_lies_on_white():
     two = Image.new("P", (40, 40), 0)
     two.putpalette([0, 0, 255, 255, 0, 0])
     two.paste(1, (20, 0, 40, 40))
-    pixels = decoding.decode(encoded(two, "PNG", transparency=bytes([128, 255])), 16).pixels.astype(int)
+    pixels = to_pixels.convert(encoded(two, "PNG", transparency=bytes([128, 255])), 16).pixels.astype(int)
     assert np.abs(pixels[8, 2] - (127, 127, 255)).max() <= 2 and pixels[8, 13].tolist() == [255, 0, 0]
 
 
@@ -264,14 +264,14 @@ def test_exif_orientation_is_applied_once(orientation, kind):
     exif[0x0112] = orientation
     upright = quadrants()
     if orientation > 1:
-        upright = upright.transpose(decoding._TRANSPOSITIONS[orientation])
-    decoded = decoding.decode(encoded(quadrants(), kind, exif=exif.tobytes(), **ORIENTED[kind]), 32)
+        upright = upright.transpose(to_pixels._TRANSPOSITIONS[orientation])
+    decoded = to_pixels.convert(encoded(quadrants(), kind, exif=exif.tobytes(), **ORIENTED[kind]), 32)
     assert (decoded.width, decoded.height) == upright.size
     assert corners(decoded.pixels) == corners(np.asarray(upright.resize((32, 32))))
 
 
 def test_transpositions_are_those_of_exif():
-    for orientation, transposition in decoding._TRANSPOSITIONS.items():
+    for orientation, transposition in to_pixels._TRANSPOSITIONS.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
         with Image.open(io.BytesIO(encoded(quadrants(), "PNG", exif=exif))) as image:
@@ -281,13 +281,13 @@ def test_transpositions_are_those_of_exif():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 @pytest.mark.parametrize("exif", [b"II*\0\xff\xff\xff\xff", b"garbage!", b"MM\0*\0\0\0\x08\xff\xff\x01\x12\0\7", b""])
 def test_broken_exif_is_ignored(kind, exif):
-    assert corners(decoding.decode(encoded(quadrants(), kind, exif=b"Exif\0\0" + exif), 32).pixels) == UPRIGHT
+    assert corners(to_pixels.convert(encoded(quadrants(), kind, exif=b"Exif\0\0" + exif), 32).pixels) == UPRIGHT
 
 
 @pytest.mark.parametrize("value", [b"up\0\0", b"\0\0\0\0", b"\xff\xff\0\0"])
 def test_an_orientation_that_is_none_is_ignored(value):
     exif = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\2\0\4\0\0\0" + value + bytes(4)
-    assert corners(decoding.decode(encoded(quadrants(), exif=exif), 32).pixels) == UPRIGHT
+    assert corners(to_pixels.convert(encoded(quadrants(), exif=exif), 32).pixels) == UPRIGHT
 
 
 def test_broken_exif_of_avif_is_ignored():
@@ -297,14 +297,14 @@ def test_broken_exif_of_avif_is_ignored():
     header = data.rindex(b"MM\0*", 0, data.index(b"a maker"))
     for broken in (b"garb", data[header : header + 4] + b"\xff\xff\xff\xff"):
         damaged = data[:header] + broken + data[header + len(broken) :]
-        assert corners(decoding.decode(damaged, 32).pixels) == UPRIGHT
+        assert corners(to_pixels.convert(damaged, 32).pixels) == UPRIGHT
 
 
 def test_broken_exif_of_tiff_is_ignored():
     tags = rgb_tags(60, 40)
     for place in (0, 8, 0x7FFFFFFF, 0xFFFFFFFF):
         data = tiff({**tags, 34665: (place,), 34853: (place,)}, quadrants().tobytes())
-        assert corners(decoding.decode(data, 32).pixels) == UPRIGHT
+        assert corners(to_pixels.convert(data, 32).pixels) == UPRIGHT
 
 
 def test_large_photos_are_the_same_in_strips_and_at_once(monkeypatch):
@@ -312,19 +312,19 @@ def test_large_photos_are_the_same_in_strips_and_at_once(monkeypatch):
     photo = Image.fromarray(noise).resize((403, 301), Image.Resampling.BILINEAR)
     for mode in ("RGBA", "RGB", "L", "P"):
         data = encoded(photo.convert(mode), "PNG")
-        at_once = decoding.decode(data, 16).pixels
+        at_once = to_pixels.convert(data, 16).pixels
         with monkeypatch.context() as patch:
-            patch.setattr(decoding, "_STRIP_PIXELS", 10_000)
-            assert (decoding.decode(data, 16).pixels == at_once).all()
+            patch.setattr(to_pixels, "_STRIP_PIXELS", 10_000)
+            assert (to_pixels.convert(data, 16).pixels == at_once).all()
     exact = photo.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC)
-    pixels = decoding.decode(encoded(photo.convert("RGB"), "PNG"), 16).pixels
+    pixels = to_pixels.convert(encoded(photo.convert("RGB"), "PNG"), 16).pixels
     assert np.abs(pixels.astype(int) - np.asarray(exact)).mean() < 3
 
 
 @pytest.mark.parametrize("size", [(256, 256), (259, 261), (1000, 333)])
 def test_jpeg_2000_is_scaled_while_it_is_decoded(size):
     data = encoded(quadrants().resize(size, Image.Resampling.NEAREST), "JPEG2000", irreversible=True)
-    decoded = decoding.decode(data, 32)
+    decoded = to_pixels.convert(data, 32)
     assert (decoded.width, decoded.height) == size
     assert corners(decoded.pixels) == UPRIGHT
 
@@ -333,21 +333,21 @@ def test_a_thumbnail_stands_for_its_photo_only_where_it_is_large_enough():
     photo = quadrants().resize((600, 400), Image.Resampling.NEAREST)
     data = encoded(photo, "HEIF", quality=90, thumbnails=[150])
     for size in (32, 256):
-        decoded = decoding.decode(data, size)
+        decoded = to_pixels.convert(data, size)
         assert (decoded.width, decoded.height) == (600, 400)
         assert corners(decoded.pixels) == UPRIGHT
 
 
 def test_names_say_nothing():
     """The decoders are chosen by first bytes, and are exactly those of the supported formats."""
-    chosen = {name for make in (*COLOURED.values(), *GREY.values()) for name in formats.decoders(make())}
+    chosen = {name for make in (*COLOURED.values(), *GREY.values()) for name in formats.codecs(make())}
     assert chosen == {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "JPEG2000"}
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
 def test_the_brand_that_heic_and_avif_share(kind):
     data = encoded(quadrants(), kind)
-    assert corners(decoding.decode(data[:8] + b"mif1" + data[12:], 32).pixels) == UPRIGHT
+    assert corners(to_pixels.convert(data[:8] + b"mif1" + data[12:], 32).pixels) == UPRIGHT
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_the_brand_that_heic_and_avif_share(kind):
     ],
 )
 def test_formats_that_are_not_decoded_are_named(data, name):
-    failure = decoding.decode(data, 32).failure
+    failure = to_pixels.convert(data, 32).failure
     assert failure.error == ErrorCode.UNSUPPORTED_FORMAT and name in failure.message
 
 
@@ -395,7 +395,7 @@ def test_each_failure_has_its_code():
         encoded(Image.new("L", (1, 1))): ErrorCode.TOO_SMALL,
     }
     for data, code in cases.items():
-        decoded = decoding.decode(data, 32)
+        decoded = to_pixels.convert(data, 32)
         assert decoded.pixels is None
         assert (decoded.failure.stage, decoded.failure.error) == (Stage.DECODE, code), data[:20]
         assert "\n" not in decoded.failure.message and decoded.failure.message
@@ -407,31 +407,31 @@ def test_a_photo_that_was_cut_short_is_truncated(name):
     # An animation is decoded from its first picture; of two pages or photos the other is not needed.
     parts = (0.3, 0.4) if "two" in name or "animated" in name else (0.4, 0.6)
     for part in parts:
-        failure = decoding.decode(data[: int(len(data) * part)], 32).failure
+        failure = to_pixels.convert(data[: int(len(data) * part)], 32).failure
         assert failure is not None and failure.error == ErrorCode.TRUNCATED
 
 
 def test_the_smallest_photo_is_decoded():
-    assert decoding.decode(encoded(quadrants().resize((8, 8)), "PNG"), 32).failure is None
+    assert to_pixels.convert(encoded(quadrants().resize((8, 8)), "PNG"), 32).failure is None
 
 
 def test_messages_are_one_short_line():
     """Even of errors that quote the file, or say nothing."""
     for error in (KeyError("x" * 1000), ValueError("two\n lines"), TypeError(), MemoryError(), OSError(5, "no")):
-        _, message = decoding._explain(error, b"II*\0")
+        _, message = to_pixels._explain(error, b"II*\0")
         assert message.strip() and "\n" not in message and len(message) < 300
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded():
     data = encoded(quadrants())
-    assert decoding.decode(data, 32, max_pixels=2400).failure is None
-    decoded = decoding.decode(data, 32, max_pixels=2399)
+    assert to_pixels.convert(data, 32, max_pixels=2400).failure is None
+    decoded = to_pixels.convert(data, 32, max_pixels=2399)
     assert decoded.failure.error == ErrorCode.TOO_LARGE and "2,399" in decoded.failure.message
     assert (decoded.width, decoded.height) == (60, 40)
 
 
 def test_every_photo_of_a_chunk_has_its_own_result():
-    results = decoding.decode_all([b"", encoded(quadrants()), b"text"], 16)
+    results = to_pixels.convert_all([b"", encoded(quadrants()), b"text"], 16)
     assert [result.failure is None for result in results] == [False, True, False]
     assert all(result.sha256 for result in results)
 

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from model.devices import Devices
-from model.errors import UserError
+from beamscribe.model.errors import UserError
+from beamscribe.model.training.devices import Devices
 
 # In a process of its own, since TensorFlow's devices can't be changed once they are used.
 TRAINING = """
@@ -15,9 +15,9 @@ cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 
 import numpy as np
-from model import dataset
-from model.devices import Devices
-from model.training import Trainer
+from beamscribe.model.training import dataset
+from beamscribe.model.training.devices import Devices
+from beamscribe.model.training.trainer import Trainer
 from tests.test_dataset import ENCODER
 from tests.test_training import tiny
 

@@ -2,9 +2,10 @@ import hashlib
 
 import pytest
 
-from pipelines import duplicates, reading
-from pipelines.photos import PhotoRef
-from pipelines.sources.base import ListOptions
+from beamscribe.pipelines import duplicates
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import reading
+from beamscribe.pipelines.sources.base import ListOptions
 from tests.test_sources import jpeg, listed, make_tar, make_zip
 
 

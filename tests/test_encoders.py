@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from model import bundle, efficientnet_lite, encoders
-from model.errors import UserError
-from model.recipe import Encoder
+from beamscribe.model import bundle, encoders
+from beamscribe.model.encoders import efficientnet_lite
+from beamscribe.model.errors import UserError
+from beamscribe.model.recipe import Encoder
 
 LITE0 = Encoder(name="efficientnet_lite0", image_size=64)
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from model import evaluation
-from model.evaluation import EvaluationError, evaluate, java_available
+from beamscribe.model import evaluation
+from beamscribe.model.evaluation import EvaluationError, evaluate, java_available
 
 needs_java = pytest.mark.skipif(not java_available(), reason="the scorers need a Java runtime on the PATH")
 

@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from model import bundle, decoders, encoders, recipe, search
-from model.bundle import BundleWriter, CaptionModel, CaptionSettings
-from model.errors import UserError
-from model.search import Rules
-from model.vocabulary import SPECIALS, Vocabulary
+from beamscribe.model import bundle, decoders, encoders, recipe, search
+from beamscribe.model.bundle import BundleWriter, CaptionModel, CaptionSettings
+from beamscribe.model.errors import UserError
+from beamscribe.model.search import Rules
+from beamscribe.model.words.vocabulary import SPECIALS, Vocabulary
 from tests.conftest import TINY_RECIPE
 
 SAMPLES = Path(__file__).parent.parent / "samples"

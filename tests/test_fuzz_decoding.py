@@ -13,9 +13,9 @@ import pebble
 import pytest
 from PIL import Image
 
-from pipelines import decoding
-from pipelines.decode_pool import DecodePool
-from pipelines.failures import ErrorCode, Stage
+from beamscribe.pipelines.failures import ErrorCode, Stage
+from beamscribe.pipelines.images import to_pixels
+from beamscribe.pipelines.images.process_pool import ImagePool
 from tests.test_decoding import COLOURED, GREY, encoded, png, png_chunk, rgb_tags, tiff
 
 SIZE = 32
@@ -30,36 +30,36 @@ RESIDENT = 400
 
 @pytest.fixture(scope="module")
 def pool():
-    pool = DecodePool(workers=1, timeout=60.0, memory=MEMORY)
+    pool = ImagePool(workers=1, timeout=60.0, memory=MEMORY)
     yield pool
     pool.close()
 
 
-def in_process(pool: DecodePool, photos: list[bytes], max_pixels: int) -> list[decoding.Decoded | str]:
+def in_process(pool: ImagePool, photos: list[bytes], max_pixels: int) -> list[to_pixels.Picture | str]:
     """What became of each photo, or how the process ended that decoded it."""
     try:
-        return pool._processes.schedule(decoding.decode_all, (photos, SIZE, max_pixels), timeout=60).result()
+        return pool._processes.schedule(to_pixels.convert_all, (photos, SIZE, max_pixels), timeout=60).result()
     except (pebble.ProcessExpired, TimeoutError) as error:
         if len(photos) == 1:
             return [repr(error)]
         return [result for photo in photos for result in in_process(pool, [photo], max_pixels)]
 
 
-def peak_memory(pool: DecodePool) -> float:
+def peak_memory(pool: ImagePool) -> float:
     """The most memory that the process has used so far, MiB."""
     # Not what `getrusage` says: that begins with what the parent had when it started the process.
     status = pool._processes.schedule(eval, ("open('/proc/self/status').read()",)).result()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
-def check(decoded: decoding.Decoded) -> None:
+def check(decoded: to_pixels.Picture) -> None:
     """Either pixels or a failure, and either as promised."""
     assert isinstance(decoded.sha256, str)
     # What the rows' columns hold.
     assert all(side is None or 0 < side < 2**31 for side in (decoded.width, decoded.height))
     if decoded.failure is None:
         assert decoded.pixels.shape == (SIZE, SIZE, 3) and decoded.pixels.dtype == np.uint8
-        assert decoded.width >= decoding.MIN_SIDE and decoded.height >= decoding.MIN_SIDE
+        assert decoded.width >= to_pixels.MIN_SIDE and decoded.height >= to_pixels.MIN_SIDE
         return
     assert decoded.pixels is None
     assert decoded.failure.stage == Stage.DECODE and isinstance(decoded.failure.error, ErrorCode)
@@ -250,7 +250,7 @@ HARMFUL = {
 def test_files_that_mean_harm_cost_one_row(pool, name):
     make, expected = HARMFUL[name]
     good = encoded(Image.new("RGB", (16, 16)))
-    before, result, after = in_process(pool, [good, make(), good], decoding.MAX_PIXELS)
+    before, result, after = in_process(pool, [good, make(), good], to_pixels.MAX_PIXELS)
     # It ends no process, and the next photo finds nothing amiss.
     assert not isinstance(result, str), result
     check(result)

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import UserError
-from pipelines import listing, reading
-from pipelines.failures import Failure
-from pipelines.photos import PhotoRef
-from pipelines.sources.base import ListOptions, Source
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import listing
+from beamscribe.pipelines.failures import Failure
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import reading
+from beamscribe.pipelines.sources.base import ListOptions, Source
 from tests.test_sources import example, jpeg, make_records, make_tar, make_zip
 
 CASES = 250

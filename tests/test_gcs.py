@@ -10,15 +10,17 @@ import zipfile
 import apache_beam as beam
 import pytest
 
-from jobs import cli
-from model import bundle
-from model.errors import UserError
-from pipelines import bundles, duplicates, gcs, listing, reading, retries, rows, storage
-from pipelines.caption import with_duplicates
-from pipelines.failures import ErrorCode, Failure
-from pipelines.photos import PhotoRef, Shard
-from pipelines.sources import detect
-from pipelines.sources.base import ListOptions, Source
+from beamscribe.jobs import cli
+from beamscribe.model import bundle
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import bundle_cache, duplicates, listing, stores
+from beamscribe.pipelines.caption_archive import with_duplicates
+from beamscribe.pipelines.failures import ErrorCode, Failure
+from beamscribe.pipelines.output import rows
+from beamscribe.pipelines.photos import PhotoRef, Shard
+from beamscribe.pipelines.sources import detect, reading
+from beamscribe.pipelines.sources.base import ListOptions, Source
+from beamscribe.pipelines.stores import gcs, retries
 from tests.conftest import run_eagerly
 from tests.fault_proxy import faulty
 from tests.test_caption import row_of
@@ -42,28 +44,28 @@ def bucket(monkeypatch):
 
 
 def test_files_are_written_read_and_found(bucket):
-    assert storage.create(f"{bucket}/a/run=1/x.bin", b"data")
-    storage.replace(f"{bucket}/a/run=2/x.bin", b"more")
-    assert storage.read(f"{bucket}/a/run=1/x.bin") == b"data"
-    assert sorted(storage.within(f"{bucket}/a", "run=*", "x*")) == [f"{bucket}/a/run={n}/x.bin" for n in (1, 2)]
-    assert storage.exists(f"{bucket}/a/run=1/x.bin") and not storage.exists(f"{bucket}/a/none")
+    assert stores.create(f"{bucket}/a/run=1/x.bin", b"data")
+    stores.replace(f"{bucket}/a/run=2/x.bin", b"more")
+    assert stores.read(f"{bucket}/a/run=1/x.bin") == b"data"
+    assert sorted(stores.within(f"{bucket}/a", "run=*", "x*")) == [f"{bucket}/a/run={n}/x.bin" for n in (1, 2)]
+    assert stores.exists(f"{bucket}/a/run=1/x.bin") and not stores.exists(f"{bucket}/a/none")
     with pytest.raises(FileNotFoundError):
-        storage.read(f"{bucket}/a/none")
-    with pytest.raises(FileNotFoundError), storage.opened(f"{bucket}/a/none"):
+        stores.read(f"{bucket}/a/none")
+    with pytest.raises(FileNotFoundError), stores.opened(f"{bucket}/a/none"):
         pass
-    assert storage.is_folder(f"{bucket}/a") and storage.is_folder(bucket)
-    assert not storage.is_folder(f"{bucket}/a/run") and not storage.is_folder(f"{bucket}/a/run=1/x.bin")
-    storage.delete(f"{bucket}/a/run=1/x.bin")
-    storage.delete(f"{bucket}/a/run=1/x.bin")
-    assert list(storage.matching(f"{bucket}/**")) == [f"{bucket}/a/run=2/x.bin"]
+    assert stores.is_folder(f"{bucket}/a") and stores.is_folder(bucket)
+    assert not stores.is_folder(f"{bucket}/a/run") and not stores.is_folder(f"{bucket}/a/run=1/x.bin")
+    stores.delete(f"{bucket}/a/run=1/x.bin")
+    stores.delete(f"{bucket}/a/run=1/x.bin")
+    assert list(stores.matching(f"{bucket}/**")) == [f"{bucket}/a/run=2/x.bin"]
     with pytest.raises(OSError, match="gs://nothing/x"):
-        storage.create("gs://nothing/x", b"")
+        stores.create("gs://nothing/x", b"")
 
 
 def test_a_folder_with_wildcards_in_its_name_is_taken_literally(bucket):
-    storage.create(f"{bucket}/a[1]*/run=x/1.bin", b"")
-    storage.create(f"{bucket}/a1b/run=x/2.bin", b"")
-    assert list(storage.within(f"{bucket}/a[1]*", "run=*", "*.bin")) == [f"{bucket}/a[1]*/run=x/1.bin"]
+    stores.create(f"{bucket}/a[1]*/run=x/1.bin", b"")
+    stores.create(f"{bucket}/a1b/run=x/2.bin", b"")
+    assert list(stores.within(f"{bucket}/a[1]*", "run=*", "*.bin")) == [f"{bucket}/a[1]*/run=x/1.bin"]
 
 
 def test_a_stream_seeks_and_reads_ranges(bucket, tmp_path):
@@ -71,13 +73,13 @@ def test_a_stream_seeks_and_reads_ranges(bucket, tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("1.bin", data)
         archive.writestr("2.bin", b"small")
-    storage.replace(f"{bucket}/x.zip", (tmp_path / "x.zip").read_bytes())
-    with storage.opened(f"{bucket}/x.zip") as stream:
+    stores.replace(f"{bucket}/x.zip", (tmp_path / "x.zip").read_bytes())
+    with stores.opened(f"{bucket}/x.zip") as stream:
         archive = zipfile.ZipFile(stream)
         assert archive.read("2.bin") == b"small" and archive.read("1.bin") == data
-    assert storage.head(f"{bucket}/x.zip", 4) == b"PK\3\4"
+    assert stores.head(f"{bucket}/x.zip", 4) == b"PK\3\4"
     with pytest.raises(FileNotFoundError):
-        storage.head(f"{bucket}/none", 4)
+        stores.head(f"{bucket}/none", 4)
 
 
 def test_without_credentials_the_job_says_so_at_once(monkeypatch, tmp_path, capsys):
@@ -96,7 +98,7 @@ def test_without_credentials_the_job_says_so_at_once(monkeypatch, tmp_path, caps
 
 def test_a_folder_and_a_glob_are_listed(bucket):
     for name in ("photos/1.jpg", "photos/sub/2.png", "photos/notes.txt", "other/3.jpg"):
-        storage.replace(f"{bucket}/{name}", b"x" * 7)
+        stores.replace(f"{bucket}/{name}", b"x" * 7)
     refs = list(listing.list_photos([f"{bucket}/photos"]))
     for ref in refs:
         # One that is looked at by itself is the same.
@@ -112,7 +114,7 @@ def test_a_folder_and_a_glob_are_listed(bucket):
 
 def test_a_name_with_wildcards_is_taken_literally_where_there_is_one(bucket):
     for name in ("Summer [2019]/1.jpg", "Summer 2/2.jpg", "a*.jpg", "ab.jpg"):
-        storage.replace(f"{bucket}/{name}", b"x")
+        stores.replace(f"{bucket}/{name}", b"x")
     found = {
         given: [ref.photo.removeprefix(f"{bucket}/") for ref in listing.list_photos([f"{bucket}/{given}"])]
         for given in ("Summer [2019]", "a*.jpg", "Summer [12]/*", "a*")
@@ -123,11 +125,11 @@ def test_a_name_with_wildcards_is_taken_literally_where_there_is_one(bucket):
 
 def test_two_stars_and_a_slash_match_no_folder_too(bucket, tmp_path):
     for name in ("x.zip", "a/x.zip", "a/b/x.zip", "a/bx.zip", "ax.zip"):
-        storage.replace(f"{bucket}/p/{name}", b"")
-        storage.replace(f"{tmp_path}/p/{name}", b"")
+        stores.replace(f"{bucket}/p/{name}", b"")
+        stores.replace(f"{tmp_path}/p/{name}", b"")
     for pattern in ("p/**/x.zip", "**/a/**/*.zip", "p/**/**/x.zip"):
-        there = {uri.removeprefix(f"{bucket}/") for uri in storage.matching(f"{bucket}/{pattern}")}
-        here = {path.removeprefix(f"{tmp_path}/") for path in storage.matching(f"{tmp_path}/{pattern}")}
+        there = {uri.removeprefix(f"{bucket}/") for uri in stores.matching(f"{bucket}/{pattern}")}
+        here = {path.removeprefix(f"{tmp_path}/") for path in stores.matching(f"{tmp_path}/{pattern}")}
         assert there and there == here, pattern
 
 
@@ -144,7 +146,7 @@ def test_a_glob_finds_photos_and_containers_in_one_pass(bucket, requests, faults
     # Named like an archive; one by its name only, which is damaged.
     files |= {"6.zip.jpg": b"x", "7.tar": b"x"}
     for name, data in files.items():
-        storage.replace(f"{bucket}/photos/{name}", data)
+        stores.replace(f"{bucket}/photos/{name}", data)
     requests.clear()
     pattern = f"{bucket}/photos/**"
     listing.check(pattern, ListOptions())
@@ -195,17 +197,17 @@ def test_a_bundle_beside_markers_of_folders_is_fetched(bucket, tiny_bundle, tmp_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     uri = f"{bucket}/models/ours"
     for name in ("", "model/"):
-        storage.replace(f"{uri}/{name}", b"")
+        stores.replace(f"{uri}/{name}", b"")
     for path in tiny_bundle.rglob("*"):
         if path.is_file():
-            storage.replace(f"{uri}/{path.relative_to(tiny_bundle)}", path.read_bytes())
-    fetched = bundles.fetched(uri, bundles.described(uri).fingerprint)
+            stores.replace(f"{uri}/{path.relative_to(tiny_bundle)}", path.read_bytes())
+    fetched = bundle_cache.fetched(uri, bundle_cache.described(uri).fingerprint)
     assert bundle.describe(fetched) == bundle.describe(tiny_bundle)
 
 
 def test_workers_without_credentials_stop_the_job(bucket, tmp_path, tiny_bundle, monkeypatch, capsys):
-    storage.replace(f"{bucket}/photos/a.jpg", b"x")
-    storage.replace(f"{bucket}/photos/b.zip", archive_with("b.jpg"))
+    stores.replace(f"{bucket}/photos/a.jpg", b"x")
+    stores.replace(f"{bucket}/photos/b.zip", archive_with("b.jpg"))
 
     def read(_):
         raise gcs.NoCredentialsError("there are no credentials; run it")
@@ -227,8 +229,8 @@ def test_workers_without_credentials_stop_the_job(bucket, tmp_path, tiny_bundle,
 
 def test_an_archive_in_a_bucket_is_captioned_into_a_bucket(bucket, tmp_path, tiny_bundle, make_photo, capsys):
     for index in range(5):
-        storage.replace(f"{bucket}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
-    storage.replace(f"{bucket}/photos/text.jpg", b"not a photo")
+        stores.replace(f"{bucket}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
+    stores.replace(f"{bucket}/photos/text.jpg", b"not a photo")
     arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out", "--bundle", str(tiny_bundle)]
     assert cli.main(arguments) == 0
     assert "listed 6 = skipped 0 + captioned 5 + failed 1" in capsys.readouterr().out
@@ -267,7 +269,7 @@ def faults(bucket, monkeypatch, requests):
 def test_photos_whose_digests_the_store_knows_are_compared_unread(bucket, faults, requests):
     contents = {"a": b"same", "b": b"same", "c": b"else", "d": b"more"}
     for name, data in contents.items():
-        storage.replace(f"{bucket}/photos/{name}.jpg", data)
+        stores.replace(f"{bucket}/photos/{name}.jpg", data)
     refs = list(listing.list_photos([f"{bucket}/photos"]))
     marked = {ref.photo[-5]: ref for ref in duplicates.marked(refs, ListOptions())}
     assert {name: ref.same_as[-5:-4] for name, ref in marked.items()} == {"a": "", "b": "a", "c": "", "d": ""}
@@ -285,7 +287,7 @@ def test_photos_whose_digests_the_store_knows_are_compared_unread(bucket, faults
     shard = Shard(0, tuple(marked.values()))
     assert digests(shard) == {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     # Where the one that would be read has other bytes by now, its copy is read itself.
-    storage.replace(f"{bucket}/photos/a.jpg", b"anew")
+    stores.replace(f"{bucket}/photos/a.jpg", b"anew")
     found = digests(shard)
     assert found["a"] is None and found["b"] == hashlib.sha256(b"same").hexdigest()
 
@@ -308,29 +310,29 @@ def test_names_that_say_nothing_are_told_by_what_the_store_says_and_else_read(bu
 
 
 def test_an_object_without_a_digest_that_is_replaced_is_not_taken_for_the_listed_one(bucket):
-    storage.replace(f"{bucket}/photos/a.jpg", b"one")
+    stores.replace(f"{bucket}/photos/a.jpg", b"one")
     (ref,) = listing.list_photos([f"{bucket}/photos"])
     ref = ref._replace(md5="")
     assert reading.read_photo(ref) == b"one"
-    storage.replace(f"{bucket}/photos/a.jpg", b"two")
+    stores.replace(f"{bucket}/photos/a.jpg", b"two")
     failure = reading.read_photo(ref)
     assert isinstance(failure, Failure) and failure.error == ErrorCode.CHANGED_WHILE_READING
 
 
 def test_a_request_that_is_not_answered_is_made_again(bucket, faults, monkeypatch):
     monkeypatch.setattr(gcs, "TIMEOUT_SECONDS", 0.5)
-    storage.replace(f"{bucket}/photos/a.jpg", b"a")
+    stores.replace(f"{bucket}/photos/a.jpg", b"a")
     faults["a.jpg"] = ["stall 1"]
     retries.take()
-    assert storage.read(f"{bucket}/photos/a.jpg") == b"a"
+    assert stores.read(f"{bucket}/photos/a.jpg") == b"a"
     assert retries.take() == 1 and retries.take() == 0
 
 
 def test_what_may_pass_is_waited_for(bucket, faults):
-    storage.replace(f"{bucket}/photos/a.jpg", bytes(100_000))
+    stores.replace(f"{bucket}/photos/a.jpg", bytes(100_000))
     for several in ([503], [429, 500], ["reset"], ["short"], [503, "reset", "short"]):
         faults["a.jpg"] = list(several)
-        assert storage.read(f"{bucket}/photos/a.jpg") == bytes(100_000), several
+        assert stores.read(f"{bucket}/photos/a.jpg") == bytes(100_000), several
         assert not faults["a.jpg"]
 
 
@@ -338,7 +340,7 @@ def test_what_does_not_pass_is_a_row(bucket, faults, monkeypatch, tmp_path, tiny
     # Two waits, drawn by chance, take up to three seconds.
     monkeypatch.setattr(gcs, "PATIENCE_SECONDS", 8.0)
     for index in range(20):
-        storage.replace(f"{bucket}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
+        stores.replace(f"{bucket}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
     faults.update({"3.jpg": ["always 503"], "4.jpg": ["always 403"], "5.jpg": [503, "reset"]})
     arguments = [
         "caption",
@@ -369,7 +371,7 @@ def test_what_does_not_pass_is_a_row(bucket, faults, monkeypatch, tmp_path, tiny
 def test_a_store_that_is_down_stops_the_job(bucket, faults, monkeypatch, tmp_path, tiny_bundle, make_photo, capsys):
     monkeypatch.setattr(gcs, "PATIENCE_SECONDS", 1.0)
     for index in range(20):
-        storage.replace(f"{bucket}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
+        stores.replace(f"{bucket}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
         faults[f"{index}.jpg"] = ["always 503"]
     arguments = [
         "caption",

@@ -1,8 +1,7 @@
 import datetime
 import json
 
-from jobs import history
-from pipelines import stopping
+from beamscribe.pipelines.control import history, stopping
 
 
 def test_only_what_has_no_launcher_any_more_is_stopped(tmp_path):

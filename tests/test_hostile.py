@@ -15,18 +15,18 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from jobs import cli
-from pipelines import caption
+from beamscribe.jobs import cli
+from beamscribe.pipelines import caption_archive
 from tests.test_sources import jpeg
 
 # Found by every Python process: the decoder does as a photo's bytes say.
 MISBEHAVING = """
 import os, time
-import pipelines.decode_pool, pipelines.decoding as decoding
+from beamscribe.pipelines.images import process_pool, to_pixels
 
-real = decoding.decode
-pipelines.decode_pool.PHOTO_TIMEOUT = 6.0
-make = pipelines.decode_pool.DecodePool.__init__
+real = to_pixels.convert
+process_pool.PHOTO_TIMEOUT = 6.0
+make = process_pool.ImagePool.__init__
 make.__defaults__ = (3.0, *make.__defaults__[1:])
 
 def decode(data, size, max_pixels=0):
@@ -36,7 +36,7 @@ def decode(data, size, max_pixels=0):
         time.sleep(3600)
     return real(data, size, max_pixels)
 
-decoding.decode = decode
+to_pixels.convert = decode
 """
 
 
@@ -68,7 +68,7 @@ def check_misbehaving_decoders(folder: Path, bundle: Path, make_photo, *options:
     (folder / "hook" / "sitecustomize.py").write_text(MISBEHAVING)
     given = ["--input", str(folder / "photos"), "--output", str(folder / "out"), "--bundle", str(bundle)]
     subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "caption", *given, "--shard-size", "8", *options],
+        [sys.executable, "-m", "beamscribe.jobs.cli", "caption", *given, "--shard-size", "8", *options],
         env={**os.environ, "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{os.getcwd()}"},
         check=True,
         timeout=300,
@@ -133,7 +133,7 @@ def test_fewer_pixels_can_be_asked_for(tmp_path, tiny_bundle, make_photo):
 def test_a_store_that_goes_away_stops_the_job(tmp_path, tiny_bundle, make_photo, capsys, monkeypatch):
     for index in range(64):
         make_photo(tmp_path / "photos" / f"{index:02d}.jpg")
-    real = caption.commit
+    real = caption_archive.commit
 
     def commit(result, options):
         path = real(result, options)
@@ -142,7 +142,7 @@ def test_a_store_that_goes_away_stops_the_job(tmp_path, tiny_bundle, make_photo,
             (tmp_path / "photos").rename(tmp_path / "away")
         return path
 
-    monkeypatch.setattr(caption, "commit", commit)
+    monkeypatch.setattr(caption_archive, "commit", commit)
     assert captioned(tmp_path / "photos", tmp_path / "out", tiny_bundle, "--shard-size", "32") == 1
     error = capsys.readouterr().err
     assert f"there is no {tmp_path / 'photos'} any more; see that the store is there" in error

@@ -10,13 +10,14 @@ import time
 import psutil
 import pytest
 
-from model.errors import UserError
-from pipelines import lease, storage
-from pipelines.lease import Holder
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.control import lease
+from beamscribe.pipelines.control.lease import Holder
 
 HOLD = """
 import sys, time
-from pipelines import lease
+from beamscribe.pipelines.control import lease
 with lease.hold(sys.argv[1], "the other job"):
     print("held", flush=True)
     time.sleep(600)
@@ -134,15 +135,15 @@ def test_who_lost_the_lease_learns_it(tmp_path, quick):
 
 
 def test_a_number_that_others_had_and_cleaned_up_is_not_taken_again(tmp_path, monkeypatch):
-    create = storage.create
+    create = stores.create
 
     def create_late(path, data):
         # Two others come before it, of whom one has gone.
-        monkeypatch.setattr(storage, "create", create)
+        monkeypatch.setattr(stores, "create", create)
         create(path.replace("00000001", "00000002"), json.dumps(vars(Holder.myself("third"))).encode())
         return create(path, data)
 
-    monkeypatch.setattr(storage, "create", create_late)
+    monkeypatch.setattr(stores, "create", create_late)
     with pytest.raises(UserError, match="in use: third"), lease.hold(str(tmp_path), "first"):
         pass
     assert [path.name for path in (tmp_path / "leases").iterdir()] == ["00000002.json"]
@@ -173,7 +174,7 @@ def test_a_job_outlives_its_launcher(tmp_path, quick):
     job = {"runner": "FlinkRunner", "name": "beamscribe-1"}
     code = f"""
 import os
-from pipelines import lease
+from beamscribe.pipelines.control import lease
 with lease.hold({str(tmp_path)!r}, "run 1", job={job!r}, is_running=lambda job: True):
     os._exit(9)
 """

@@ -4,9 +4,9 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import ledger, plan
-from pipelines.ledger import DoneRule, ReadLedger
-from pipelines.photos import CaptionRow, PhotoRef, caption_table
+from beamscribe.pipelines import ledger, plan
+from beamscribe.pipelines.ledger import DoneRule, ReadLedger
+from beamscribe.pipelines.photos import CaptionRow, PhotoRef, caption_table
 from tests.conftest import run_eagerly
 
 RULE = DoneRule("m", "s")

@@ -8,10 +8,10 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from pipelines import storage
-from pipelines.listing import ListPhotos, list_photos
-from pipelines.sources import files
-from pipelines.sources.base import ListOptions
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.listing import ListPhotos, list_photos
+from beamscribe.pipelines.sources import files
+from beamscribe.pipelines.sources.base import ListOptions
 from tests.conftest import run_eagerly
 
 
@@ -161,8 +161,8 @@ def test_globs_match_what_python_s_match(archive, monkeypatch, pattern):
     for place in (f"{archive}/", ""):
         monkeypatch.chdir(archive)
         expected = [path for path in glob.glob(place + pattern, include_hidden=True) if not os.path.isdir(path)]
-        assert sorted(storage.matching(place + pattern)) == sorted(expected)
-    assert list(storage.within(str(archive), "a[[]1].jpg")) == [f"{archive}/a[1].jpg"]
+        assert sorted(stores.matching(place + pattern)) == sorted(expected)
+    assert list(stores.within(str(archive), "a[[]1].jpg")) == [f"{archive}/a[1].jpg"]
 
 
 def test_archives_that_are_hidden_or_excluded_stay_out_of_a_glob(archive):

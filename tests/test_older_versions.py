@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import cli
-from model import bundle
-from model.bundle import CaptionModel, CaptionSettings
+from beamscribe.jobs import cli
+from beamscribe.model import bundle
+from beamscribe.model.bundle import CaptionModel, CaptionSettings
 
 DATA = Path(__file__).parent / "data"
 SAMPLES = Path(__file__).parents[1] / "samples"

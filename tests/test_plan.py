@@ -3,12 +3,12 @@ import hashlib
 import apache_beam as beam
 import numpy as np
 
-from pipelines import ledger, plan
-from pipelines.failures import ErrorCode, Failure, Stage
-from pipelines.ledger import DoneRule
-from pipelines.listing import Listed
-from pipelines.photos import PhotoRef
-from pipelines.plan import PlannedShard, PlanShards, Unit
+from beamscribe.pipelines import ledger, plan
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.ledger import DoneRule
+from beamscribe.pipelines.listing import Listed
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.plan import PlannedShard, PlanShards, Unit
 from tests.conftest import run_eagerly
 
 RULE = DoneRule("m", "s")

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from jobs import cli
-from model import encoders, recipe
-from pipelines import decoding
+from beamscribe.jobs import cli
+from beamscribe.model import encoders, recipe
+from beamscribe.pipelines.images import to_pixels
 from tests.conftest import TINY_RECIPE
 
 
@@ -44,7 +44,7 @@ def test_one_example_a_photo_of_the_split(photos):
     assert list(examples[0]["captions"].bytes_list.value) == [b"A dog number 3 .", b"Dogs, say 3"]
 
     encoder = recipe.load(str(photos / "tiny.yaml")).encoder
-    pixels = decoding.decode((photos / "images" / "3.jpg").read_bytes(), 64).pixels
+    pixels = to_pixels.convert((photos / "images" / "3.jpg").read_bytes(), 64).pixels
     model = encoders.FeatureExtractor(encoder)
     for name, view in (("features", pixels), ("features_flipped", pixels[:, ::-1])):
         stored = np.frombuffer(examples[0][name].bytes_list.value[0], "<f2").reshape(2, 2, 1280)
@@ -65,7 +65,7 @@ def test_images_are_stored_as_the_encoder_takes_them(photos):
     assert prepared(photos, "--store", "images") == 0
     (example, *_) = examples_in(photos)
     pixels = np.frombuffer(example["image"].bytes_list.value[0], np.uint8).reshape(64, 64, 3)
-    np.testing.assert_array_equal(pixels, decoding.decode((photos / "images" / "3.jpg").read_bytes(), 64).pixels)
+    np.testing.assert_array_equal(pixels, to_pixels.convert((photos / "images" / "3.jpg").read_bytes(), 64).pixels)
     assert "features" not in example
 
 

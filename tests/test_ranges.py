@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from pipelines.sources.ranges import found_cuts
+from beamscribe.pipelines.sources.ranges import found_cuts
 
 
 class Names:

@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from jobs import cli
-from model import recipe
-from model.recipe import RecipeError
+from beamscribe.jobs import cli
+from beamscribe.model import recipe
+from beamscribe.model.recipe import RecipeError
 from tests.conftest import TINY_RECIPE
 
 

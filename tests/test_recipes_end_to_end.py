@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import cli
-from model import bundle, decoders, encoders, evaluation, recipe
-from model.search import BeamSearch, Rules
-from model.vocabulary import Vocabulary
+from beamscribe.jobs import cli
+from beamscribe.model import bundle, decoders, encoders, evaluation, recipe
+from beamscribe.model.search import BeamSearch, Rules
+from beamscribe.model.words.vocabulary import Vocabulary
 
 CAPTIONS = ["A dog runs in the grass .", "A man sits by the water .", "Two dogs play .", "A boy jumps into a lake ."]
 PHOTOS = 6
@@ -110,7 +110,7 @@ def captions_of(folder, archive, photos):
     encoder = encoders.build(chosen.encoder)
     vectors = None
     if chosen.words.embedding != "learned":
-        from model import embeddings
+        from beamscribe.model.words import embeddings
 
         vectors = embeddings.load(chosen.words.embedding, vocabulary.words).matrix
     decoder = decoders.build(chosen, len(vocabulary), encoder.output_shape[1:], vectors=vectors)

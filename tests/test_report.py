@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines import plan, report, report_page
-from pipelines.failures import ErrorCode
-from pipelines.photos import CAPTIONED, FAILED, CaptionRow, PhotoRef, caption_table
-from pipelines.plan import Plan
+from beamscribe.pipelines import plan
+from beamscribe.pipelines.failures import ErrorCode
+from beamscribe.pipelines.output import report, report_page
+from beamscribe.pipelines.photos import CAPTIONED, FAILED, CaptionRow, PhotoRef, caption_table
+from beamscribe.pipelines.plan import Plan
 
 RUN = "20260102T030405-abcdef"
 STARTED = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)

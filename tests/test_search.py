@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from model import search
-from model.decoders.base import State
-from model.decoders.transformer import TransformerDecoder
-from model.search import Rules
-from model.vocabulary import END, PAD, START, UNKNOWN
+from beamscribe.model import search
+from beamscribe.model.decoders.base import State
+from beamscribe.model.decoders.transformer import TransformerDecoder
+from beamscribe.model.search import Rules
+from beamscribe.model.words.vocabulary import END, PAD, START, UNKNOWN
 
 VOCABULARY, LENGTH = 7, 3
 WORDS = range(4, VOCABULARY)

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
-from jobs import evaluate, search_options
-from model import bundle
-from model.bundle import CaptionSettings, Description
-from model.errors import UserError
-from pipelines import decoding
+from beamscribe.jobs.commands import evaluate
+from beamscribe.jobs.options import search_options
+from beamscribe.model import bundle
+from beamscribe.model.bundle import CaptionSettings, Description
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines.images import to_pixels
 
 MODEL = Description("f", "model", 64, 20, CaptionSettings(3, 18, min_length=2, length_penalty=0.5))
 
@@ -91,7 +92,7 @@ def evaluated(images, folder, *arguments):
 
 
 def test_evaluate_captions_as_its_options_ask(images, tiny_bundle):
-    pixels = decoding.decode((images / "7.jpg").read_bytes(), 64).pixels
+    pixels = to_pixels.convert((images / "7.jpg").read_bytes(), 64).pixels
     settings = bundle.describe(tiny_bundle).settings
     free = evaluated(images, tiny_bundle, "--length-penalty", "0")
     assert len(free) == 40

@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
-from model import recipe
-from model.cider import CiderD
-from model.self_critical import batches, choose, mean_weights, sentences
-from model.vocabulary import END, PAD, START
+from beamscribe.model import recipe
+from beamscribe.model.training.cider import CiderD
+from beamscribe.model.training.self_critical import batches, choose, mean_weights, sentences
+from beamscribe.model.words.vocabulary import END, PAD, START
 from tests.conftest import TINY_RECIPE
 
 DOG, RUNS, FAST, CAT, SITS = range(4, 9)

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from model.errors import UserError
-from pipelines import listing, reading
-from pipelines.failures import ErrorCode, Failure
-from pipelines.photos import PhotoRef
-from pipelines.sources import base, records, tables
-from pipelines.sources.base import Ignored, ListOptions
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import listing
+from beamscribe.pipelines.failures import ErrorCode, Failure
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import base, parquets, reading, tfrecords
+from beamscribe.pipelines.sources.base import Ignored, ListOptions
 
 
 def jpeg(shade: int = 0) -> bytes:
@@ -225,7 +225,7 @@ def test_zip_members_that_can_not_be_read(tmp_path):
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    from pipelines.sources import zips
+    from beamscribe.pipelines.sources import zips
 
     monkeypatch.setattr(zips, "MAX_BYTES", 100_000)
     archive = make_zip(tmp_path / "x.zip", {"a.jpg": bytes(10_000_000)}, compression=zipfile.ZIP_DEFLATED)
@@ -284,7 +284,7 @@ def test_a_record_that_says_it_is_huge(tmp_path):
     crc = google_crc32c.value(length)
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     (tmp_path / "x.tfrecord").write_bytes(length + masked.to_bytes(4, "little") + bytes(100))
-    assert records.is_header((tmp_path / "x.tfrecord").read_bytes())
+    assert tfrecords.is_header((tmp_path / "x.tfrecord").read_bytes())
     (ref,) = listed(tmp_path / "x.tfrecord")[0]
     assert ref.failure.error in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT)
 
@@ -431,14 +431,14 @@ def test_a_photo_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
     photo = tmp_path / "a.jpg"
     photo.write_bytes(jpeg(1))
     (ref,) = listed(photo)[0]
-    real = reading.storage.read
+    real = reading.stores.read
 
     def read_and_write(uri):
         data = real(uri)
         photo.write_bytes(jpeg(2) + b"more")
         return data
 
-    monkeypatch.setattr(reading.storage, "read", read_and_write)
+    monkeypatch.setattr(reading.stores, "read", read_and_write)
     assert reading.read_photo(ref).error == ErrorCode.CHANGED_WHILE_READING
 
 
@@ -484,7 +484,7 @@ def test_a_store_that_fails_within_an_archive_may_have_passed_tomorrow(tmp_path,
         archive = make(tmp_path / name, **({"mode": "w:gz"} if name == "x.tgz" else {}))
         refs, _ = listed(archive)
         with monkeypatch.context() as patch:
-            patch.setattr(tables.storage, "opened", failing(tables.storage.opened))
+            patch.setattr(parquets.stores, "opened", failing(parquets.stores.opened))
             assert {content.error for content in contents(refs).values()} == {ErrorCode.UNREADABLE}
             (ref,) = listing.list_source(base.Source(str(archive), name[2:].replace("tgz", "tar")), ListOptions())
             assert ref.failure.error == ErrorCode.UNREADABLE

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from model import bundle, evaluation, recipe
+from beamscribe.jobs import cli
+from beamscribe.model import bundle, evaluation, recipe
 from tests.conftest import TINY_RECIPE
 
 CAPTIONS = ["A dog runs in the grass .", "A man sits by the water .", "Two dogs play .", "A boy jumps into a lake ."]
@@ -65,8 +65,8 @@ def test_the_bundle_is_whole(trained):
 
 
 def test_training_needs_no_java(trained, monkeypatch):
-    from jobs import train as job
-    from model import dataset
+    from beamscribe.jobs.commands import train as job
+    from beamscribe.model.training import dataset
 
     monkeypatch.setattr(evaluation, "java_available", lambda: False)
     chosen = recipe.parse(TINY_RECIPE, "tiny")

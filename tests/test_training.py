@@ -13,12 +13,13 @@ import tensorflow as tf
 import yaml
 from keras import ops
 
-from model import bundle, dataset, encoders, losses, optimizers, recipe, training
-from model.cider import CiderD
-from model.errors import UserError
-from model.training import Trainer
-from model.vocabulary import END, PAD, START, UNKNOWN
-from pipelines import examples
+from beamscribe.model import bundle, encoders, recipe
+from beamscribe.model.errors import UserError
+from beamscribe.model.training import dataset, losses, optimizers, trainer
+from beamscribe.model.training.cider import CiderD
+from beamscribe.model.training.trainer import Trainer
+from beamscribe.model.words.vocabulary import END, PAD, START, UNKNOWN
+from beamscribe.pipelines import tf_examples
 from tests.conftest import TINY_RECIPE
 from tests.test_dataset import ENCODER, FILES, PHOTOS, SHAPE, TRAINED, write_split
 
@@ -72,7 +73,7 @@ def images(tmp_path_factory):
     ]
     for index in range(FILES):
         path = folder / f"examples-{index:05d}.tfrecord.gz"
-        path.write_bytes(examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
+        path.write_bytes(tf_examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
     return dataset.load(folder, TRAINED, mirror=False)
 
 
@@ -94,7 +95,7 @@ class Trained:
             {"epochs": 3, "patience": 3, "photos_per_step": 5, "samples": 12, "learning_rate": 0.006},
         )
         self.folder, self.figures, self.rewards = folder, [], []
-        sampled, score, write = [], CiderD.score, training._Log.write
+        sampled, score, write = [], CiderD.score, trainer._Log.write
 
         def recording_score(judge, photo, caption):
             reward = score(judge, photo, caption)
@@ -110,7 +111,7 @@ class Trained:
             write(log, figures)
 
         patch.setattr(CiderD, "score", recording_score)
-        patch.setattr(training._Log, "write", recording_write)
+        patch.setattr(trainer._Log, "write", recording_write)
         self.trainer = Trainer(self.recipe, data, data, folder)
         _, self.decoder = self.trainer.run()
 
@@ -196,7 +197,7 @@ def test_weights_that_can_not_be_had_are_told_before_the_training(tmp_path, data
     def missing(_):
         raise UserError("no weights")
 
-    monkeypatch.setattr(training.encoders, "build", missing)
+    monkeypatch.setattr(trainer.encoders, "build", missing)
     monkeypatch.setattr(Trainer, "_run_phase", lambda *_: pytest.fail("it trains"))
     with pytest.raises(UserError, match="no weights"):
         Trainer(tiny({"epochs": 1}), data, data, tmp_path).run()
@@ -252,7 +253,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
         "dropout": 0.3,
     }
     chosen = tiny(**{name: {**changes, "epochs": count} for name, count in epochs.items()})
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(trainer, "_CHECKPOINT_SECONDS", 0)
     validate, train = Trainer._validate, keras.Model.train_on_batch
     validated, steps = [], []
 
@@ -301,7 +302,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
 
 def test_a_checkpoint_is_written_every_few_minutes_of_an_epoch(tmp_path, data, monkeypatch, eager):
     clock = itertools.count(0, 200)
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: next(clock))
     states = []
     checkpoint = Trainer._checkpoint
     monkeypatch.setattr(Trainer, "_checkpoint", lambda *args: states.append(args[1].step) or checkpoint(*args))
@@ -381,7 +382,7 @@ def test_patience_ends_a_phase(tmp_path, data, no_steps, monkeypatch):
     chosen = tiny({"epochs": 9, "patience": 3}, {"epochs": 9, "patience": 2})
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Log, "write", lambda _, figures: seen.append(figures["epoch"]))
+        patch.setattr(trainer._Log, "write", lambda _, figures: seen.append(figures["epoch"]))
         Trainer(chosen, data, data, tmp_path).run()
     # The first epoch is the best, and those after it are no better.
     assert seen == [1, 2, 3, 4, 1, 2, 3]

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from model import decoders, recipe, search
-from model.decoders.transformer import TransformerDecoder
-from model.vocabulary import START
+from beamscribe.model import decoders, recipe, search
+from beamscribe.model.decoders.transformer import TransformerDecoder
+from beamscribe.model.words.vocabulary import START
 
 VOCABULARY, SLOTS, GRID = 11, 6, (2, 3, 16)
 BATCH, CAPTIONS = 2, 3

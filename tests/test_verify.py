@@ -9,10 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from pipelines import compaction, digests, rows, storage, verification
-from pipelines.photos import CAPTION_SCHEMA, CAPTIONED, FAILED, Alternative, CaptionRow, PhotoRef, caption_table
-from pipelines.plan import Plan, PlannedShard
+from beamscribe.jobs import cli
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.output import checks, compaction, digests, rows
+from beamscribe.pipelines.photos import (
+    CAPTION_SCHEMA,
+    CAPTIONED,
+    FAILED,
+    Alternative,
+    CaptionRow,
+    PhotoRef,
+    caption_table,
+)
+from beamscribe.pipelines.plan import Plan, PlannedShard
 
 FIRST = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
@@ -100,24 +109,24 @@ def test_a_flipped_byte(output, wrong):
     """Wherever it is: files of one run have no checksums, but a compaction's have."""
     compaction.compact(str(output))
     (path,) = rows.committed_files(str(output))
-    data = storage.read(path)
+    data = stores.read(path)
     draw = np.random.default_rng(0)
     for place in draw.choice(len(data), 12, replace=False):
         flipped = bytearray(data)
         flipped[place] ^= 1 << draw.integers(8)
-        storage.replace(path, bytes(flipped))
-        result = verification.verify(str(output))
+        stores.replace(path, bytes(flipped))
+        result = checks.verify(str(output))
         # Some bytes of the file's footer say nothing of its rows.
         assert result.findings or digests_of(path) == digests_of_bytes(data)
     flipped = bytearray(data)
     flipped[60] ^= 1
-    storage.replace(path, bytes(flipped))
+    stores.replace(path, bytes(flipped))
     (line,) = wrong()
     assert line.startswith(f"{path}: can't be read (") and "; restore it from a copy" in line
 
 
 def digests_of(path):
-    return digests_of_bytes(storage.read(path))
+    return digests_of_bytes(stores.read(path))
 
 
 def digests_of_bytes(data):
@@ -180,7 +189,7 @@ def test_a_photo_twice_in_a_file_and_in_two_files_of_a_run(output, wrong):
 def test_many_doubles_are_named_in_part(output, wrong):
     finish(output, "3", [row(f"/p/{name}.jpg") for name in range(30)] * 2)
     lines = wrong()
-    assert len(lines) == verification.MAX_NAMED + 1
+    assert len(lines) == checks.MAX_NAMED + 1
     assert lines[-1].startswith("10 more: photos are twice in a run; ")
 
 
@@ -278,7 +287,7 @@ def test_what_runs_say_does_not_matter_once_they_are_folded(output, wrong):
     commit(output, "3", row("/p/a.jpg"))
     (line,) = wrong()
     assert line.startswith(f"{path}: is missing, with 5 rows; ")
-    storage.replace(record, b"[]")
+    stores.replace(record, b"[]")
     assert wrong()[0].startswith(f"{record}: can't be read (not the record of a compaction); ")
 
 
@@ -319,11 +328,11 @@ def listing(*names, etag="1-2"):
 
 
 def test_compared_with_a_listing(output):
-    result = verification.verify(str(output), [*listing("a", "b", "c", "d"), *listing("e", etag="3-4")])
+    result = checks.verify(str(output), [*listing("a", "b", "c", "d"), *listing("e", etag="3-4")])
     assert result.findings == []
     assert result.notes == ["listed 5 photos: 0 without a row, 0 changed since; 0 photos with rows are not listed"]
     # Two inputs may hold the same photo.
-    result = verification.verify(str(output), listing("a", "x", "x") + listing("c", etag="9-9"))
+    result = checks.verify(str(output), listing("a", "x", "x") + listing("c", etag="9-9"))
     assert [(finding.subject, finding.problem) for finding in result.findings] == [
         ("/p/x.jpg", "has no row"),
         ("/p/c.jpg", "has changed since its row was written"),
@@ -332,16 +341,16 @@ def test_compared_with_a_listing(output):
 
 
 def test_many_missing_photos_are_named_in_part(output, monkeypatch):
-    monkeypatch.setattr(verification, "_LISTED_AT_ONCE", 7)
-    result = verification.verify(str(output), listing(*range(50)))
-    assert len(result.findings) == verification.MAX_NAMED + 1
+    monkeypatch.setattr(checks, "_LISTED_AT_ONCE", 7)
+    result = checks.verify(str(output), listing(*range(50)))
+    assert len(result.findings) == checks.MAX_NAMED + 1
     assert result.findings[-1][:2] == ("30 more", "new photos")
-    assert verification.verify(str(output), []).findings == []
+    assert checks.verify(str(output), []).findings == []
 
 
 def test_compared_with_the_photos_themselves(tmp_path, make_photo, capsys):
     photos = [make_photo(tmp_path / "photos" / f"{name}.jpg") for name in "ab"]
-    finish(tmp_path / "out", "1", [row(str(path), etag=storage.version(str(path))) for path in photos])
+    finish(tmp_path / "out", "1", [row(str(path), etag=stores.version(str(path))) for path in photos])
     arguments = ["verify", str(tmp_path / "out"), "--input", str(photos[0]), "--input", str(tmp_path / "photos")]
     assert cli.main(arguments) == 0
     make_photo(tmp_path / "photos" / "c.jpg")

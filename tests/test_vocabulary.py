@@ -2,7 +2,7 @@ import collections
 
 import pytest
 
-from model.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary, tokenize
+from beamscribe.model.words.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary, tokenize
 
 CAPTIONS = [["a", "dog", "runs"], ["a", "dog", "sits"], ["the", "dog", "runs"], ["a", "cat"]]
 

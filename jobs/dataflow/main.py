@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import cli
-from model.errors import UserError
+from beamscribe.jobs import cli
+from beamscribe.model.errors import UserError
 
 # Several values in one parameter, with spaces between them, quoted as in a shell.
 SEVERAL = ("input", "include", "exclude", "recaption")

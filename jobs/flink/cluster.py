@@ -2,8 +2,8 @@
 
 Its ports are on loopback, those that Beam opens in it are not.
 
-    python -m jobs.flink.cluster start
-    python -m jobs.flink.cluster stop
+    python -m beamscribe.jobs.flink.cluster start
+    python -m beamscribe.jobs.flink.cluster stop
 
 `make flink` installs what it runs: Flink with Beam's runner for it, and Beam's own `boot`, which starts Python workers.
 """
@@ -26,9 +26,9 @@ from typing import Any
 import psutil
 import yaml
 
-from model.errors import UserError
+from beamscribe.model.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ROOT / ".engines"
 FOLDER = INSTALLED / "flink" / "cluster"
 
@@ -235,7 +235,9 @@ def flink_version() -> str:
 def main() -> int:
     """Starts or stops a cluster."""
     parser = argparse.ArgumentParser(
-        prog="python -m jobs.flink.cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m beamscribe.jobs.flink.cluster",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=("start", "stop"))
     parser.add_argument("--task-managers", type=int, default=2, metavar="N", help="how many to start (2)")

@@ -1,14 +1,14 @@
-"""Decoders by name, each behind the interface of `model.decoders.base`."""
+"""Decoders by name, each behind the interface of `beamscribe.model.decoders.base`."""
 
 import numpy as np
 
-from model.decoders.attention_lstm import AttentionDecoder
-from model.decoders.base import Decoder
-from model.decoders.bidirectional import BidirectionalMergeDecoder
-from model.decoders.image_first import ImageFirstDecoder
-from model.decoders.merge import MergeDecoder
-from model.decoders.transformer import TransformerDecoder
-from model.recipe import Recipe
+from beamscribe.model.decoders.attention_lstm import AttentionDecoder
+from beamscribe.model.decoders.base import Decoder
+from beamscribe.model.decoders.bidirectional import BidirectionalMergeDecoder
+from beamscribe.model.decoders.image_first import ImageFirstDecoder
+from beamscribe.model.decoders.merge import MergeDecoder
+from beamscribe.model.decoders.transformer import TransformerDecoder
+from beamscribe.model.recipe import Recipe
 
 _DECODERS: dict[str, type[Decoder]] = {
     "transformer": TransformerDecoder,

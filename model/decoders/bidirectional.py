@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from model.decoders import parts
-from model.decoders.base import Decoder, State
-from model.vocabulary import PAD
+from beamscribe.model.decoders import parts
+from beamscribe.model.decoders.base import Decoder, State
+from beamscribe.model.words.vocabulary import PAD
 
 
 class BidirectionalMergeDecoder(Decoder):

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from model.decoders import parts
-from model.decoders.base import Decoder, State
+from beamscribe.model.decoders import parts
+from beamscribe.model.decoders.base import Decoder, State
 
 
 class ImageFirstDecoder(Decoder):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from model.errors import UserError
+from beamscribe.model.errors import UserError
 
 
 def word_embedding(

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from model.decoders.base import Decoder, State
+from beamscribe.model.decoders.base import Decoder, State
 
 
 class TransformerDecoder(Decoder):

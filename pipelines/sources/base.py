@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pipelines import formats, storage
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.images import formats
 
 # Bytes that tell what a file is.
 HEAD_BYTES = 512
@@ -103,7 +104,7 @@ def is_photo(name: str, head: Callable[[], bytes]) -> bool:
       head: reads its first bytes; called only where they are needed.
     """
     by_name = is_named_like_a_photo(name)
-    return bool(formats.decoders(head())) if by_name is None else by_name
+    return bool(formats.codecs(head())) if by_name is None else by_name
 
 
 def is_named_like_a_photo(name: str) -> bool | None:
@@ -117,7 +118,7 @@ def is_named_like_a_photo(name: str) -> bool | None:
 
 def extension_of(name: str) -> str:
     """The extension in lower case, with the dot; empty where there is none. Bytes that are not UTF-8 as escapes."""
-    return storage.encodable(os.path.splitext(name)[1].lower())
+    return stores.encodable(os.path.splitext(name)[1].lower())
 
 
 def _is_hidden(part: str) -> bool:

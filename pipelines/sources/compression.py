@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from pipelines import storage
+from beamscribe.pipelines import stores
 
 # What a stream raises where its bytes are damaged or end too early.
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -21,7 +21,7 @@ def opened(uri: str) -> Iterator[tuple[BinaryIO, bool]]:
     Raises:
       OSError: as the store says.
     """
-    with storage.opened(uri) as file:
+    with stores.opened(uri) as file:
         start = file.read(8)
         file.seek(0)
         unpacked = _unpacked(file, start)

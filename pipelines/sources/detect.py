@@ -6,10 +6,11 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import UserError
-from pipelines import formats, storage
-from pipelines.sources import compression, lists, records, tables
-from pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, extension_of
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.images import formats
+from beamscribe.pipelines.sources import compression, lists, parquets, tfrecords
+from beamscribe.pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, extension_of
 
 # Among the files of a glob, what is named like these is looked into.
 _NAMES = {
@@ -27,11 +28,11 @@ def source_of(uri: str, options: ListOptions) -> Source:
     Raises:
       UserError: there is no such thing, or it can't be told what it is.
     """
-    if storage.has_wildcards(uri) and not storage.is_taken(uri):
+    if stores.has_wildcards(uri) and not stores.is_taken(uri):
         return Source(uri, "glob")
-    if storage.is_folder(uri):
+    if stores.is_folder(uri):
         return Source(uri, "folder")
-    if not storage.exists(uri):
+    if not stores.exists(uri):
         raise UserError(f"--input: there is no {uri}; give a folder, a glob, a photo, a list or an archive")
     source = Source(uri, options.format or _file(uri, options))
     check(source, options)
@@ -48,12 +49,12 @@ def check(source: Source, options: ListOptions) -> None:
         lists.check(source.uri, options)
     elif source.kind == "parquet":
         schema = _schema(source.uri)
-        if not tables.image_column(schema, options):
+        if not parquets.image_column(schema, options):
             columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
             raise UserError(f"--input: {source.uri} has no column of photos, but {columns}; see --image-column")
     elif source.kind == "tfrecord":
-        names = records.features(source.uri)
-        wanted = options.image_column or records.IMAGE_FEATURE
+        names = tfrecords.features(source.uri)
+        wanted = options.image_column or tfrecords.IMAGE_FEATURE
         if names and wanted not in names:
             has = ", ".join(sorted(names))
             raise UserError(f"--input: the examples of {source.uri} have no {wanted}, but {has}; see --image-column")
@@ -75,8 +76,8 @@ def kind_in_glob(uri: str, options: ListOptions) -> str | None:
 
 
 def _file(uri: str, options: ListOptions) -> str:
-    head = storage.head(uri, HEAD_BYTES)
-    if formats.decoders(head):
+    head = stores.head(uri, HEAD_BYTES)
+    if formats.codecs(head):
         return "photo"
     kind = _container(uri, options)
     if kind:
@@ -91,13 +92,13 @@ def _file(uri: str, options: ListOptions) -> str:
 
 def _container(uri: str, options: ListOptions) -> str | None:
     """The format of an archive or a record file; None where it is neither."""
-    head = storage.head(uri, HEAD_BYTES)
+    head = stores.head(uri, HEAD_BYTES)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     if head.startswith(b"PAR1"):
-        return "parquet" if tables.image_column(_schema(uri), options) else None
+        return "parquet" if parquets.image_column(_schema(uri), options) else None
     head = _unpacked(uri, head)
-    if records.is_header(head):
+    if tfrecords.is_header(head):
         return "tfrecord"
     return "tar" if _is_tar(head) else None
 
@@ -120,7 +121,7 @@ def _is_tar(head: bytes) -> bool:
 
 def _schema(uri: str) -> pa.Schema:
     try:
-        with storage.opened(uri) as file:
+        with stores.opened(uri) as file:
             return pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"--input: can't read {uri}: {' '.join(str(error).split())}") from None

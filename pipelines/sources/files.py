@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pipelines import storage
-from pipelines.gcs import FileInfo, NoCredentialsError
-from pipelines.photos import PhotoRef
-from pipelines.sources.base import (
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources.base import (
     HEAD_BYTES,
     Ignored,
     ListOptions,
@@ -19,6 +18,7 @@ from pipelines.sources.base import (
     is_named_like_a_photo,
     is_photo,
 )
+from beamscribe.pipelines.stores.gcs import FileInfo, NoCredentialsError
 
 # Files of a remote store that are read at once, and the most that are listed past the first whose bytes must be read.
 _READERS = 16
@@ -29,10 +29,10 @@ def list_folder(
     uri: str, options: ListOptions, start: str = "", end: str = ""
 ) -> Iterator[PhotoRef | Ignored | Source]:
     """All below a folder; in a bucket from the URI `start` on and before `end`, where they are given."""
-    if storage.is_local(uri):
-        yield from _walk(storage.local_path(uri), options)
+    if stores.is_local(uri):
+        yield from _walk(stores.local_path(uri), options)
     else:
-        yield from _remote(storage.below(uri, start, end), uri, options)
+        yield from _remote(stores.below(uri, start, end), uri, options)
 
 
 def list_glob(
@@ -46,26 +46,26 @@ def list_glob(
       kind_of: tells a container's kind; None for other files.
       start, end: as in `list_folder`.
     """
-    base = storage.without_wildcards(pattern)
-    if storage.is_local(pattern):
+    base = stores.without_wildcards(pattern)
+    if stores.is_local(pattern):
         refused: list[str] = []
-        for path in sorted(storage.matching(pattern, refused.append)):
-            below = os.path.relpath(path, storage.local_path(base))
+        for path in sorted(stores.matching(pattern, refused.append)):
+            below = os.path.relpath(path, stores.local_path(base))
             if (kind := kind_of(path)) and not options.ignored(below):
-                yield Source(storage.local_uri(path), kind)
+                yield Source(stores.local_uri(path), kind)
             else:
                 yield from _one(path, below, options)
         for folder in sorted(refused):
-            yield options.ignored(os.path.relpath(folder, storage.local_path(base))) or _unopened(folder)
+            yield options.ignored(os.path.relpath(folder, stores.local_path(base))) or _unopened(folder)
         return
-    yield from _remote(storage.remote_matching(pattern, start, end), base, options, kind_of)
+    yield from _remote(stores.remote_matching(pattern, start, end), base, options, kind_of)
 
 
 def list_photo(uri: str) -> PhotoRef:
     """One photo, whatever it is called; its etag is empty where it can't be looked at, and reading says why."""
-    if storage.is_local(uri):
-        return _local_ref(storage.local_path(uri))
-    found = storage.metadata(uri)
+    if stores.is_local(uri):
+        return _local_ref(stores.local_path(uri))
+    found = stores.metadata(uri)
     return _remote_ref(found) if found else PhotoRef(uri, etag="")
 
 
@@ -124,8 +124,8 @@ def _one(path: str, relative: str, options: ListOptions) -> Iterator[PhotoRef | 
 def _may_be_photo(uri: str) -> bool:
     """Whether to list a file as a photo: also where the bytes that were to tell can't be read, for a row to say so."""
     try:
-        return is_photo(uri, functools.partial(storage.head, uri, HEAD_BYTES))
-    except (FileNotFoundError, storage.NotAFileError):
+        return is_photo(uri, functools.partial(stores.head, uri, HEAD_BYTES))
+    except (FileNotFoundError, stores.NotAFileError):
         return False
     except NoCredentialsError:
         raise
@@ -135,7 +135,7 @@ def _may_be_photo(uri: str) -> bool:
 
 def _unopened(folder: str) -> PhotoRef:
     """A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it."""
-    return PhotoRef(storage.local_uri(folder), etag="")
+    return PhotoRef(stores.local_uri(folder), etag="")
 
 
 def _local_ref(path: str) -> PhotoRef:
@@ -147,8 +147,8 @@ def _local_ref(path: str) -> PhotoRef:
             status = os.lstat(path)
         except (OSError, ValueError):
             # Gone since its folder was read, or no name that can be: reading it will say so.
-            return PhotoRef(storage.local_uri(path), etag="")
-    return PhotoRef(storage.local_uri(path), storage.etag_of(status), status.st_size)
+            return PhotoRef(stores.local_uri(path), etag="")
+    return PhotoRef(stores.local_uri(path), stores.etag_of(status), status.st_size)
 
 
 def _remote(
@@ -161,7 +161,7 @@ def _remote(
     waiting: collections.deque[PhotoRef | Ignored | Source | Future[PhotoRef | Ignored]] = collections.deque()
     with ThreadPoolExecutor(_READERS) as readers:
         for info in found:
-            if storage.is_marker(info.uri):
+            if stores.is_marker(info.uri):
                 continue
             waiting.append(_told(info, _below(base, info.uri), options, kind_of, readers))
             while waiting and (len(waiting) > _MOST_AHEAD or not isinstance(waiting[0], Future)):

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import UserError
-from pipelines import storage
-from pipelines.failures import ErrorCode, Failure, Stage
-from pipelines.photos import PhotoRef
-from pipelines.sources import files
-from pipelines.sources.base import Ignored, ListOptions, extension_of
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import files
+from beamscribe.pipelines.sources.base import Ignored, ListOptions, extension_of
 
 EXTENSIONS = (".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _COLUMNS = ("uri", "url", "photo", "image", "path", "file", "filename", "file_name", "image_path")
@@ -35,7 +35,7 @@ def list_list(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     # What somebody names is not hidden.
     options = dataclasses.replace(options, hidden=True)
     seen: set[str] = set()
-    folder = storage.folder_of(uri)
+    folder = stores.folder_of(uri)
     with concurrent.futures.ThreadPoolExecutor(_LOOKERS) as lookers:
         for several in _chunks(_entries(uri, options)):
             wanted: list[str] = []
@@ -62,23 +62,23 @@ def check(uri: str, options: ListOptions) -> None:
 
 def _entries(uri: str, options: ListOptions) -> Iterator[tuple[str, str | PhotoRef]]:
     """What stands in a list, and the URI that it means, relative to the list's folder; a failure for a broken line."""
-    folder = storage.folder_of(uri)
+    folder = stores.folder_of(uri)
     for number, value in _values(uri, options):
         if value is None:
             continue
         try:
-            resolved = storage.resolved(folder, value)
+            resolved = stores.resolved(folder, value)
             resolved.encode()
             yield value, resolved
         except (ValueError, TypeError, AttributeError):
             failure = Failure(Stage.LIST, ErrorCode.UNREADABLE, f"this line of the list names no photo: {value!r:.100}")
-            yield "", PhotoRef(storage.member_uri(uri, f"line {number}"), etag="", failure=failure)
+            yield "", PhotoRef(stores.member_uri(uri, f"line {number}"), etag="", failure=failure)
 
 
 def _values(uri: str, options: ListOptions) -> Iterator[tuple[int, Any]]:
     """Line or row numbers and what is there; None for an empty line."""
     extension = extension_of(uri)
-    with storage.opened(uri) as file:
+    with stores.opened(uri) as file:
         if file.read(4) == b"PAR1":
             file.seek(0)
             yield from _of_parquet(uri, pq.ParquetFile(file), options)

@@ -10,8 +10,9 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 
-from pipelines import gcs, storage
-from pipelines.sources.base import Source
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.sources.base import Source
+from beamscribe.pipelines.stores import gcs
 
 # Fewer objects are listed by a single request, or some.
 SMALLEST = 2000
@@ -28,7 +29,7 @@ First = Callable[[str, str], str | None]
 
 def parts(source: Source) -> Iterator[Source]:
     """A folder or a glob in a bucket as several sources, in order, which together list the same; others as they are."""
-    if source.kind not in ("folder", "glob") or not storage.is_object(source.uri):
+    if source.kind not in ("folder", "glob") or not stores.is_object(source.uri):
         yield source
         return
     prefix = f"{source.uri}/" if source.kind == "folder" else re.split(r"[[*?]", source.uri)[0]

@@ -12,11 +12,11 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from pipelines import storage
-from pipelines.failures import ErrorCode, Failure, Stage
-from pipelines.photos import PhotoRef
-from pipelines.sources import compression, damage
-from pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import compression, damage
+from beamscribe.pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
 
 # Names and attributes are far smaller; an archive that says otherwise would fill the memory.
 _LARGEST_READ = 2**20
@@ -28,7 +28,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     links: dict[str, str] = {}
     places: dict[str, PhotoRef] = {}
     failure = None
-    version = storage.version(uri)
+    version = stores.version(uri)
     with compression.opened(uri) as (stream, is_plain):
         try:
             for number, member in enumerate(_entries(stream)):
@@ -148,7 +148,7 @@ def _entries(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def _ref(uri: str, version: str, member: tarfile.TarInfo, block: int) -> PhotoRef:
-    photo = storage.member_uri(uri, member.name)
+    photo = stores.member_uri(uri, member.name)
     # Archives that are to come out the same each time have no times in them.
     time = f"{member.mtime:.0f}" if member.mtime else version
     etag = f"{member.size}-{time}-{member.chksum}"
@@ -181,6 +181,6 @@ def _normal(name: str) -> str:
 def _followed(link: PhotoRef, target: PhotoRef | None, name: str) -> PhotoRef:
     """A link's reference to the bytes of its target; links to links are not followed."""
     if target is None or not target.size:
-        message = f"a link to {storage.encodable(name)}, which is not a file of this archive"
+        message = f"a link to {stores.encodable(name)}, which is not a file of this archive"
         return link._replace(failure=Failure(Stage.LIST, ErrorCode.NOT_FOUND, message))
     return target._replace(photo=link.photo)

@@ -5,11 +5,11 @@ import functools
 import zipfile
 from collections.abc import Iterator, Sequence
 
-from pipelines import storage
-from pipelines.failures import ErrorCode, Failure, Stage
-from pipelines.photos import PhotoRef
-from pipelines.sources import damage
-from pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import damage
+from beamscribe.pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
 
 _ENCRYPTED = 1
 
@@ -17,11 +17,11 @@ _ENCRYPTED = 1
 def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     """The photos of an archive, or a failure for the archive itself."""
     found: dict[str, PhotoRef] = {}
-    with storage.opened(uri) as file:
+    with stores.opened(uri) as file:
         try:
             archive = zipfile.ZipFile(file)
         except Exception as error:  # noqa: BLE001 - it raises nearly anything on broken bytes
-            yield PhotoRef(uri, etag=storage.version(uri), failure=damage.failure(Stage.LIST, error))
+            yield PhotoRef(uri, etag=stores.version(uri), failure=damage.failure(Stage.LIST, error))
             return
         for place, member in enumerate(archive.infolist()):
             if member.is_dir():
@@ -38,7 +38,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
 
 def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
     """The bytes of some members."""
-    with storage.opened(uri) as file:
+    with stores.opened(uri) as file:
         try:
             archive = zipfile.ZipFile(file)
             directory = archive.infolist()
@@ -68,7 +68,7 @@ def _content(archive: zipfile.ZipFile, directory: list[zipfile.ZipInfo], ref: Ph
 
 def _ref(uri: str, member: zipfile.ZipInfo, place: int) -> PhotoRef:
     ref = PhotoRef(
-        storage.member_uri(uri, member.filename), _etag(member), member.file_size, uri, "zip", place, block=place
+        stores.member_uri(uri, member.filename), _etag(member), member.file_size, uri, "zip", place, block=place
     )
     if member.flag_bits & _ENCRYPTED:
         return ref._replace(failure=Failure(Stage.LIST, ErrorCode.UNSUPPORTED_FORMAT, "it is encrypted"))

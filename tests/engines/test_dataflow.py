@@ -21,11 +21,14 @@ from apache_beam.internal.gcp import auth
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from jobs import cli, dataflow_runner
-from pipelines import gcs, lease, storage
-from pipelines.caption import CaptionHandler
-from pipelines.inference import PhotoStream
-from pipelines.photos import PhotoRef, Shard
+from beamscribe.jobs import cli
+from beamscribe.jobs.runners import dataflow_runner
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.caption_archive import CaptionHandler
+from beamscribe.pipelines.control import lease
+from beamscribe.pipelines.inference import PhotoStream
+from beamscribe.pipelines.photos import PhotoRef, Shard
+from beamscribe.pipelines.stores import gcs
 from tests.test_caption import options_for
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +48,7 @@ def bucket(object_store, monkeypatch, make_photo, tmp_path) -> str:
     place = f"gs://dataflow-{uuid.uuid4().hex}"
     gcs._client().create_bucket(place.removeprefix("gs://"))
     for index in range(3):
-        storage.replace(f"{place}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
+        stores.replace(f"{place}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
     yield place
     gcs._client.cache_clear()
 
@@ -122,8 +125,8 @@ def caption(bucket: str, service: Service, *options: str) -> int:
 
 def staged(bucket: str) -> beam_runner_api_pb2.Pipeline:
     """The pipeline that the last job consists of."""
-    paths = storage.within(f"{bucket}/temp", "**", "pipeline.pb")
-    return beam_runner_api_pb2.Pipeline.FromString(storage.read(max(paths)))
+    paths = stores.within(f"{bucket}/temp", "**", "pipeline.pb")
+    return beam_runner_api_pb2.Pipeline.FromString(stores.read(max(paths)))
 
 
 def by_name(pipeline: beam_runner_api_pb2.Pipeline) -> dict[str, beam_runner_api_pb2.PTransform]:
@@ -170,7 +173,7 @@ def test_the_job_asks_for_a_gpu_where_the_model_runs_and_nowhere_else(bucket, se
     images = pool["sdkHarnessContainerImages"]
     assert len(images) == 2 and {image["containerImage"] for image in images} == {IMAGE}
     # Workers get the package with the image: nothing of it is uploaded.
-    names = {path.rpartition("/")[2] for path in storage.within(f"{bucket}/temp", "**")}
+    names = {path.rpartition("/")[2] for path in stores.within(f"{bucket}/temp", "**")}
     assert names == {"pipeline.pb", "submission_environment_dependencies.txt"}
 
 
@@ -229,8 +232,8 @@ def test_a_template_is_written_and_nothing_else(bucket, service, capsys):
     assert caption(bucket, service, "--gpu", "nvidia-l4", "--template_location", place) == 0
     assert f"template: {place}" in capsys.readouterr().out
     assert not service.jobs
-    assert not list(storage.within(f"{bucket}/out", "**"))
-    template = json.loads(storage.read(place))
+    assert not list(stores.within(f"{bucket}/out", "**"))
+    template = json.loads(stores.read(place))
     assert template["environment"]["workerPools"][0]["machineType"] == dataflow_runner.MACHINE
     pipeline = staged(bucket)
     steps = by_name(pipeline)
@@ -243,7 +246,7 @@ def test_no_template_is_begun_where_another_job_writes(bucket, service, capsys):
     with lease.hold(f"{bucket}/out", "run 1"):
         assert caption(bucket, service, "--template_location", f"{bucket}/template") == 1
     assert f"{bucket}/out is in use: run 1 " in capsys.readouterr().err
-    assert not storage.exists(f"{bucket}/template")
+    assert not stores.exists(f"{bucket}/template")
 
 
 def test_a_job_that_fails_says_why(bucket, service, capsys):
@@ -268,11 +271,14 @@ def test_the_package_can_travel_with_the_job(bucket, service, tmp_path):
     # As users without an image do it.
     setup = ("--sdk_container_image", "", "--setup_file", str(ROOT / "setup.py"))
     caption(bucket, service, *setup)
-    (package,) = (path for path in storage.within(f"{bucket}/temp", "**") if path.endswith("workflow.tar.gz"))
-    (tmp_path / "package").write_bytes(storage.read(package))
+    (package,) = (path for path in stores.within(f"{bucket}/temp", "**") if path.endswith("workflow.tar.gz"))
+    (tmp_path / "package").write_bytes(stores.read(package))
     with tarfile.open(tmp_path / "package") as file:
         names = {name.partition("/")[2] for name in file.getnames()}
-    assert {"jobs/cli.py", "model/default_bundle/bundle.json", "pipelines/sources/tars.py"} <= names
+    assert {
+        f"beamscribe/{name}"
+        for name in ("jobs/cli.py", "model/default_bundle/bundle.json", "pipelines/sources/tars.py")
+    } <= names
 
 
 def test_a_flex_template_begins_the_job(bucket, service, object_store, tmp_path):
@@ -294,7 +300,7 @@ def test_a_flex_template_begins_the_job(bucket, service, object_store, tmp_path)
     command = [sys.executable, str(main), *given, *parameters]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    template = json.loads(storage.read(place))
+    template = json.loads(stores.read(place))
     assert template["name"] == "nightly" and template["labels"] == {"goog-dataflow-provided-template-type": "flex"}
     (pool,) = template["environment"]["workerPools"]
     assert {image["containerImage"] for image in pool["sdkHarnessContainerImages"]} == {IMAGE}

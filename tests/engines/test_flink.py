@@ -21,10 +21,11 @@ import pytest
 import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from jobs import caption, cli
-from jobs.flink.cluster import INSTALLED, Cluster, flink_version
-from model.errors import UserError
-from pipelines import rows
+from beamscribe.jobs import cli
+from beamscribe.jobs.commands import caption
+from beamscribe.jobs.flink.cluster import INSTALLED, Cluster, flink_version
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines.output import rows
 from tests.engines.archive import make_archive
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "flink"
@@ -69,7 +70,7 @@ def arguments(photos: Path, output: Path, bundle: Path | None, shard_size: int) 
 
 
 def start(cluster: Cluster, job: list[str], log: Path, parallelism: int = 2) -> psutil.Popen:
-    command = [sys.executable, "-m", "jobs.cli", *job, *cluster.options(), f"--parallelism={parallelism}"]
+    command = [sys.executable, "-m", "beamscribe.jobs.cli", *job, *cluster.options(), f"--parallelism={parallelism}"]
     with open(log, "wb") as file:
         return psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -204,7 +205,7 @@ def test_what_a_user_may_get_wrong(cluster, tmp_path, capsys, make_photo):
     job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=FlinkRunner"]
     assert cli.main([*job, "--flink_master=localhost:1"]) == 1
     assert "--flink_master: no Flink answers at http://localhost:1: " in capsys.readouterr().err
-    command = [sys.executable, "-m", "jobs.flink.cluster", "start", "--folder", str(cluster.folder)]
+    command = [sys.executable, "-m", "beamscribe.jobs.flink.cluster", "start", "--folder", str(cluster.folder)]
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 1 and "runs already; stop it first" in second.stderr
     assert cluster.get("overview")["taskmanagers"] >= 2

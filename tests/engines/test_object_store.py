@@ -19,12 +19,15 @@ import zipfile
 import psutil
 import pytest
 
-from jobs import cli
-from model import bundle
-from model.errors import UserError
-from pipelines import bundles, gcs, lease, listing, retries, rows, storage
-from pipelines.sources import ranges
-from pipelines.sources.base import ListOptions, Source
+from beamscribe.jobs import cli
+from beamscribe.model import bundle
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import bundle_cache, listing, stores
+from beamscribe.pipelines.control import lease
+from beamscribe.pipelines.output import rows
+from beamscribe.pipelines.sources import ranges
+from beamscribe.pipelines.sources.base import ListOptions, Source
+from beamscribe.pipelines.stores import gcs, retries
 from tests.engines.archive import make_archive
 from tests.fault_proxy import faulty
 
@@ -70,13 +73,13 @@ def bucket(object_store, monkeypatch, tmp_path, requests, fault):
 def upload(files, folder):
     for path in files:
         # Some in folders below.
-        storage.replace(f"{folder}/{path.name[-5]}/{path.name}", path.read_bytes())
+        stores.replace(f"{folder}/{path.name[-5]}/{path.name}", path.read_bytes())
 
 
 def upload_bundle(folder, uri):
     for path in folder.rglob("*"):
         if path.is_file():
-            storage.replace(f"{uri}/{path.relative_to(folder)}", path.read_bytes())
+            stores.replace(f"{uri}/{path.relative_to(folder)}", path.read_bytes())
 
 
 def rows_of(output):
@@ -94,7 +97,7 @@ def captions_of(output):
 def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, capsys, tmp_path):
     upload(photos[:-2], f"{bucket}/photos")
     copy = f"{bucket}/photos/copy.jpg"
-    storage.replace(copy, photos[0].read_bytes())
+    stores.replace(copy, photos[0].read_bytes())
     upload_bundle(tiny_bundle, f"{bucket}/models/tiny")
     arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out"]
     arguments += ["--bundle", f"{bucket}/models/tiny", "--shard-size", "32"]
@@ -108,7 +111,7 @@ def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, caps
     for uri, row in found.items():
         path = by_name.get(uri.rpartition("/")[2], photos[0])
         assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert row["etag"] == storage.version(uri)
+        assert row["etag"] == stores.version(uri)
     # A photo is read to be captioned, once but for the twelve of the report; one that has the bytes of another never.
     read = collections.Counter(path for method, path in requests if "alt=media" in path and "photos%2F" in path)
     assert len(read) == count - 1 and read.total() <= count - 1 + 12
@@ -136,7 +139,7 @@ def test_the_bundle_is_fetched_once_though_many_ask(bucket, tiny_bundle, request
     fingerprint = bundle.describe(tiny_bundle).fingerprint
     requests.clear()
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
-        asked = [processes.submit(bundles.fetched, f"{bucket}/tiny", fingerprint) for _ in range(4)]
+        asked = [processes.submit(bundle_cache.fetched, f"{bucket}/tiny", fingerprint) for _ in range(4)]
         (folder,) = {future.result() for future in asked}
     assert bundle.describe(folder).fingerprint == fingerprint
     read = collections.Counter(path.partition("?")[0] for _, path in requests if "alt=media" in path)
@@ -146,21 +149,21 @@ def test_the_bundle_is_fetched_once_though_many_ask(bucket, tiny_bundle, request
 def test_a_damaged_copy_of_the_bundle_is_fetched_again(bucket, tiny_bundle, tmp_path, requests):
     upload_bundle(tiny_bundle, f"{bucket}/tiny")
     fingerprint = bundle.describe(tiny_bundle).fingerprint
-    assert bundles.described(f"{bucket}/tiny").fingerprint == fingerprint
-    folder = bundles.fetched(f"{bucket}/tiny", fingerprint)
+    assert bundle_cache.described(f"{bucket}/tiny").fingerprint == fingerprint
+    folder = bundle_cache.fetched(f"{bucket}/tiny", fingerprint)
     assert folder.is_relative_to(tmp_path / "cache")
     (folder / "vocabulary.txt").write_text("nonsense")
-    assert bundles.fetched(f"{bucket}/tiny", fingerprint) == folder
+    assert bundle_cache.fetched(f"{bucket}/tiny", fingerprint) == folder
     assert bundle.describe(folder).fingerprint == fingerprint
     with pytest.raises(UserError, match="is not the one that the job was started with"):
-        bundles.fetched(f"{bucket}/tiny", "0" * 16)
+        bundle_cache.fetched(f"{bucket}/tiny", "0" * 16)
     assert sorted(path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")) == [fingerprint]
     with pytest.raises(UserError, match="is not a model bundle"):
-        bundles.described(f"{bucket}/none")
-    storage.replace(f"{bucket}/tiny/vocabulary.txt", b"nonsense")
+        bundle_cache.described(f"{bucket}/none")
+    stores.replace(f"{bucket}/tiny/vocabulary.txt", b"nonsense")
     (folder / "vocabulary.txt").unlink()
     with pytest.raises(UserError, match=f"the bundle {bucket}/tiny is damaged"):
-        bundles.fetched(f"{bucket}/tiny", fingerprint)
+        bundle_cache.fetched(f"{bucket}/tiny", fingerprint)
 
 
 def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, fault, monkeypatch, capsys):
@@ -195,8 +198,8 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     # Those that write the report itself, and what comes after it, are not in it.
     total = sum(given[kind] for kind in kinds)
     assert 0.8 * total < counted <= total
-    (report,) = storage.within(f"{bucket}/out", "runs", "*", "report.json")
-    assert f'"retries": {counted}' in storage.read(report).decode()
+    (report,) = stores.within(f"{bucket}/out", "runs", "*", "report.json")
+    assert f'"retries": {counted}' in stores.read(report).decode()
 
     # Nothing is left to caption: what is made again is for no shard. Another run is another process.
     retries.take()
@@ -211,13 +214,13 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
 def test_what_was_created_though_the_answer_was_lost(bucket, fault, size):
     left = ["lost"]
     fault.append(lambda method, _: left.pop() if method in ("POST", "PUT") and left else None)
-    assert storage.create(f"{bucket}/x", b"1" * size)
+    assert stores.create(f"{bucket}/x", b"1" * size)
     assert not left
-    assert not storage.create(f"{bucket}/x", b"1" * size)
-    assert storage.read(f"{bucket}/x") == b"1" * size
+    assert not stores.create(f"{bucket}/x", b"1" * size)
+    assert stores.read(f"{bucket}/x") == b"1" * size
     # What another one has created meanwhile is not taken for one's own.
     left.append(503)
-    assert not storage.create(f"{bucket}/x", b"2" * size)
+    assert not stores.create(f"{bucket}/x", b"2" * size)
 
 
 def test_a_job_that_is_killed_goes_on(bucket, photos, tiny_bundle, tmp_path, capsys):
@@ -226,7 +229,7 @@ def test_a_job_that_is_killed_goes_on(bucket, photos, tiny_bundle, tmp_path, cap
     arguments += ["--bundle", str(tiny_bundle)]
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *arguments], stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", "beamscribe.jobs.cli", *arguments], stdout=log, stderr=log, start_new_session=True
         )
         end = time.monotonic() + 120
         while len(rows.committed_files(f"{bucket}/out")) < 2:
@@ -268,9 +271,9 @@ def test_an_object_that_the_store_unpacks(bucket):
     blob = gcs._blob(f"{bucket}/list.txt")
     blob.content_encoding = "gzip"
     blob.upload_from_string(gzip.compress(b"a.jpg"))
-    found = storage.metadata(f"{bucket}/list.txt")
+    found = stores.metadata(f"{bucket}/list.txt")
     assert found and (found.size, found.md5) == (0, "")
-    with storage.opened(f"{bucket}/list.txt") as stream:
+    with stores.opened(f"{bucket}/list.txt") as stream:
         assert stream.read() == b"a.jpg"
 
 
@@ -278,12 +281,12 @@ def test_a_folder_and_a_glob_are_split_by_ranges_of_names(bucket, monkeypatch):
     monkeypatch.setattr(ranges, "SMALLEST", 50)
     names = [f"{year}/{month:02d}/{n}.jpg" for year in range(2015, 2025) for month in range(1, 6) for n in (1, 2)]
     for name in [*names, "1.jpg", "2019.jpg", "é.jpg", ".hidden/x.jpg"]:
-        storage.replace(f"{bucket}/photos/{name}", name.encode())
-    storage.replace(f"{bucket}/photos2/x.jpg", b"x")
+        stores.replace(f"{bucket}/photos/{name}", name.encode())
+    stores.replace(f"{bucket}/photos2/x.jpg", b"x")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("inside.jpg", b"x")
-    storage.replace(f"{bucket}/photos/2020/05/x.zip", buffer.getvalue())
+    stores.replace(f"{bucket}/photos/2020/05/x.zip", buffer.getvalue())
     globs = [Source(f"{bucket}/photos/{pattern}", "glob") for pattern in ("**.jpg", "**")]
     for source in (Source(f"{bucket}/photos", "folder"), *globs):
         parts = list(ranges.parts(source))

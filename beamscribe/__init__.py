@@ -1,0 +1,1 @@
+"""Captions photo archives in bulk, and accounts for every photo."""

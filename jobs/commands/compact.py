@@ -1,0 +1,62 @@
+"""Folds the files of many runs into few, sorted by photo: the latest row of each photo.
+
+The new files are read back and compared with the old ones before these are deleted. It can be stopped at any moment:
+what is there stays valid, and the same command goes on. Sorting takes about as much temporary disk space (TMPDIR) as
+the captions take.
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from beamscribe.pipelines.output.compaction import Compaction, FileRecord
+
+EXAMPLE = "beamscribe compact /captions"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's options."""
+    parser.add_argument("output", metavar="OUTPUT", help="the --output folder of `beamscribe caption`; local or gs://")
+
+
+def run(options: argparse.Namespace, _: list[str]) -> int:
+    """Folds the runs and says what came of it."""
+    from beamscribe.jobs.options import output_folder
+    from beamscribe.jobs.runners import remote_jobs
+    from beamscribe.model.errors import UserError
+    from beamscribe.pipelines.control import history, lease
+    from beamscribe.pipelines.output import compaction
+
+    output = output_folder.checked(options.output)
+    lost: list[str] = []
+    try:
+        with lease.hold(output, "compact", lost.append, is_running=remote_jobs.is_running):
+            # What is still left of them would go on with files that are gone.
+            history.stop_earlier(output)
+            outcome = compaction.compact(output, lost)
+    except OSError as error:
+        raise UserError(f"can't fold {output}: {error.strerror or error}; run it again to go on") from None
+    if outcome.left_over:
+        print(f"deleted {_files(outcome.left_over)} that an interrupted compaction had left")
+    if outcome.folded:
+        _print_summary(outcome.folded)
+    elif not outcome.left_over:
+        print("nothing to do")
+    return 0
+
+
+def _print_summary(folded: "Compaction") -> None:
+    before, after = folded.sources, folded.results
+    print(f"files: {len(before):,} of {len(folded.runs):,} runs → {len(after):,}")
+    print(f"rows:  {sum(file.rows for file in before):,} → {folded.rows:,}")
+    print(f"size:  {_megabytes(before)} → {_megabytes(after)}")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
+def _megabytes(files: "Sequence[FileRecord]") -> str:
+    return f"{sum(file.bytes for file in files) / 1e6:,.1f} MB"

@@ -1,0 +1,146 @@
+"""Prints photos and their captions: the latest row of each photo, over all runs of an output folder."""
+
+import argparse
+import csv
+import heapq
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from beamscribe.jobs.terminal import printable, until_closed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EXAMPLE = "beamscribe show /captions --failed"
+
+_TABLE_LIMIT = 50
+_TABLE_COLUMNS = ["status", "caption", "error", "message"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's options."""
+    parser.add_argument("output", metavar="OUTPUT", help="the --output folder of `beamscribe caption`; local or gs://")
+    parser.add_argument("--failed", action="store_true", help="only photos without a caption, and why")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help=f"photos to print, 0 for all (table: {_TABLE_LIMIT}, others: all)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "csv", "jsonl"),
+        default="table",
+        help="table, sorted by photo (default); or all columns as CSV (but for the alternatives) or JSON lines",
+    )
+
+
+def run(options: argparse.Namespace, _: list[str]) -> int:
+    """Prints what was asked for."""
+    import pyarrow as pa
+
+    from beamscribe.jobs.options import output_folder
+    from beamscribe.model.errors import UserError
+    from beamscribe.pipelines import stores
+    from beamscribe.pipelines.output import rows
+
+    if options.limit is not None and options.limit < 0:
+        raise UserError(f"--limit {options.limit}: give a number of photos, or 0 for all")
+    try:
+        files = rows.committed_files(output_folder.checked(options.output))
+        if not files:
+            print(f"{options.output}: nothing is committed yet", file=sys.stderr)
+            return 0
+        with until_closed():
+            if options.format == "table":
+                _print_table(_chosen(rows.latest(files, _TABLE_COLUMNS), options.failed), options)
+            else:
+                _print_records(_chosen(rows.latest(files), options.failed), options)
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and (error.errno or isinstance(error, stores.StoreError)):
+            raise UserError(f"can't read {options.output}: {error.strerror or error}") from None
+        # Of bytes that are no Parquet, which Arrow raises without the file's name.
+        reason = " ".join(str(error).split())
+        raise UserError(f"a file of {options.output} is damaged ({reason}); `beamscribe verify` says which") from None
+    return 0
+
+
+def _chosen(tables: "Iterable[pa.Table]", only_failed: bool) -> "Iterator[pa.Table]":
+    """All rows, or those of failed photos."""
+    import pyarrow.compute as pc
+
+    from beamscribe.pipelines.photos import FAILED
+
+    for table in tables:
+        yield table.filter(pc.equal(table["status"], FAILED)) if only_failed else table
+
+
+def _print_records(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> None:
+    """Prints rows as they come, as CSV or JSON lines."""
+    from beamscribe.pipelines import export
+    from beamscribe.pipelines.photos import CAPTION_SCHEMA
+
+    columns = [name for name in CAPTION_SCHEMA.names if name != "alternatives"]
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    if options.format == "csv":
+        writer.writeheader()
+    left = options.limit or sys.maxsize
+    for table in tables:
+        rows = table.slice(0, left)
+        if options.format == "jsonl":
+            sys.stdout.write(export.jsonl(rows).decode())
+        else:
+            writer.writerows(
+                {**row, "written_at": row["written_at"].isoformat()} for row in rows.select(columns).to_pylist()
+            )
+        left -= len(rows)
+        if not left:
+            break
+
+
+def _print_table(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> None:
+    """Prints the first rows in the photos' order; how many there are is known only at the end."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    total = 0
+
+    def all_rows() -> Iterator[dict[str, Any]]:
+        nonlocal total
+        for table in tables:
+            total += table.num_rows
+            yield from table.to_pylist()
+
+    limit = _TABLE_LIMIT if options.limit is None else options.limit or sys.maxsize
+    shown = heapq.nsmallest(limit, all_rows(), key=lambda row: row["photo"])
+    if not shown:
+        print("no photo failed" if options.failed else "no photos")
+        return
+    folder = _common_folder(row["photo"] for row in shown)
+    if folder:
+        print(f"in {printable(folder)}:\n")
+    cells = [(printable(row["photo"].removeprefix(folder)), printable(_outcome(row))) for row in shown]
+    if sys.stdout.isatty():
+        layout = Table("photo", "caption", box=None, pad_edge=False)
+        for photo, outcome in cells:
+            layout.add_row(Text(photo, overflow="fold"), Text(outcome))
+        Console().print(layout)
+    else:
+        # In a pipe there is no width to keep to, and one line a photo is easier to search.
+        width = max(len(photo) for photo, _ in cells)
+        for photo, outcome in [("photo", "caption"), *cells]:
+            print(f"{photo:{width}}  {outcome}")
+    if total > len(shown):
+        print(f"\n{total - len(shown):,} more; --limit 0 prints all")
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    from beamscribe.pipelines.photos import CAPTIONED
+
+    return row["caption"] if row["status"] == CAPTIONED else f"failed: {row['error']}: {row['message']}"
+
+
+def _common_folder(photos: Iterable[str]) -> str:
+    """The deepest folder that all photos lie in, with its final slash; empty where there is none."""
+    prefix = os.path.commonprefix(list(photos))  # noqa: RUF071 - the last slash is looked for here
+    return prefix[: prefix.rfind("/") + 1]

@@ -1,0 +1,107 @@
+"""Trains a recipe on prepared data and writes a model bundle. No Beam in it; needs no Java.
+
+Run again after an interruption, it goes on from the last checkpoint, a few minutes back. TensorBoard reads DIR/logs of
+--checkpoints.
+"""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from beamscribe.model.bundle import CaptionModel
+    from beamscribe.model.recipe import Recipe
+    from beamscribe.model.training.dataset import Dataset
+
+EXAMPLE = """beamscribe train --data data/train --validation data/dev --recipe transformer --output my_bundle"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's options."""
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the training split, prepared")
+    parser.add_argument("--validation", required=True, type=Path, metavar="DIR", help="the validation split, prepared")
+    parser.add_argument("--recipe", required=True, help="name of a recipe of the package, or a YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe; repeatable"
+    )
+    parser.add_argument("--init", type=Path, metavar="BUNDLE", help="start from the weights and words of this bundle")
+    parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder of the bundle, a new one")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="the recipe's is 0; equal seeds give equal models on a CPU"
+    )
+    parser.add_argument("--gpus", type=int, metavar="N", help="share each step among N GPUs (1, where there is one)")
+    parser.add_argument(
+        "--checkpoints", type=Path, metavar="DIR", help="where to keep the training's state (BUNDLE.training)"
+    )
+
+
+def run(options: argparse.Namespace, _: list[str]) -> int:
+    """Trains, and writes the bundle."""
+    from beamscribe.model.errors import UserError
+    from beamscribe.model.quiet import quiet_imports
+
+    for name in ("data", "validation", "init", "output", "checkpoints"):
+        # A path has lost one of two slashes.
+        if re.match(r"[a-z][a-z0-9+.-]*:/", str(getattr(options, name) or "")):
+            raise UserError(f"--{name}: training needs folders of this machine; copy what is elsewhere first")
+    if options.output.exists():
+        raise UserError(f"--output: {options.output} is there already; delete it or choose another place")
+    parent = options.output.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: can't make the folder {parent}: {error.strerror}") from None
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"--output: can't write to {parent}")
+    with quiet_imports():
+        from beamscribe.model import bundle, card, recipe
+        from beamscribe.model.training import dataset, devices
+        from beamscribe.model.training.trainer import Trainer
+
+    changes = options.set + ([f"seed={options.seed}"] if options.seed is not None else [])
+    chosen = recipe.load(options.recipe, changes)
+    mirror = any(phase.mirror for phase in chosen.phases.values())
+    data = dataset.load(options.data, chosen.encoder, mirror)
+    validation = dataset.load(options.validation, chosen.encoder, mirror=False)
+    folder = options.checkpoints or options.output.with_name(f"{options.output.name}.training")
+    trainer = Trainer(chosen, data, validation, folder, options.init, devices.Devices(options.gpus))
+    encoder, decoder = trainer.run()
+    with bundle.BundleWriter(options.output) as writer:
+        writer.add_model(chosen, encoder, decoder, trainer.vocabulary)
+        metrics = _measure(bundle.CaptionModel(writer.path), chosen, data, validation)
+        words = len(trainer.vocabulary.written())
+        writer.add_metrics(metrics, card.render(chosen, data, validation, words, metrics))
+    print(f"bundle {options.output}: validation CIDEr {metrics['cider']:.1f} ({metrics['scorer']})")
+    print(f"the checkpoints in {folder} are of no use any more")
+    return 0
+
+
+def _measure(model: "CaptionModel", chosen: "Recipe", data: "Dataset", validation: "Dataset") -> dict[str, Any]:
+    """How well the exported model does on the validation split."""
+    from beamscribe.model import evaluation
+    from beamscribe.model.bundle import CaptionSettings
+    from beamscribe.model.training.cider import CiderD
+    from beamscribe.model.words.vocabulary import tokenize
+
+    settings = CaptionSettings(**chosen.search.model_dump())
+    run = model.caption if validation.store == "images" else model.caption_features
+    captions = [
+        str(caption)
+        for batch in validation.features(batch_size=50).as_numpy_iterator()
+        for caption in run(batch, settings)[0][:, 0]
+    ]
+    learned = [caption for captions_of_photo in data.captions for caption in captions_of_photo]
+    try:
+        scores = evaluation.evaluate(
+            dict(zip(validation.photos, captions, strict=True)),
+            dict(zip(validation.photos, validation.captions, strict=True)),
+            learned,
+        )
+        return {"scorer": "pycocoevalcap", **scores}
+    except evaluation.EvaluationError:
+        # Training needs no Java: without it, the figure that was trained for has to do.
+        cider = 100 * CiderD(validation.tokens()).mean([tokenize(caption) for caption in captions])
+        figures = evaluation.originality(captions, learned)
+        return {"scorer": "beamscribe", "cider": cider, **figures, "photos": len(captions)}

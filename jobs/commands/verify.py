@@ -1,0 +1,51 @@
+"""Checks what is committed: that it can be read, adds up, and holds each photo once.
+
+With --input also that every photo there is has a row for its present version. It changes nothing. The exit status is 0
+where all is well and 1 where something is wrong, with a line for each thing: where, what, and what to do.
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from beamscribe.jobs.options import input_options
+from beamscribe.jobs.terminal import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from beamscribe.pipelines.photos import PhotoRef
+
+EXAMPLE = "beamscribe verify /captions --input /photos"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's options."""
+    parser.add_argument("output", metavar="OUTPUT", help="the --output folder of `beamscribe caption`; local or gs://")
+    input_options.add_arguments(parser, required=False)
+
+
+def run(options: argparse.Namespace, _: list[str]) -> int:
+    """Prints what is wrong, or that all is well."""
+    from beamscribe.jobs.options import output_folder
+    from beamscribe.model.errors import UserError
+    from beamscribe.pipelines.output import checks
+
+    output = output_folder.checked(options.output)
+    try:
+        result = checks.verify(output, _listing(options) if options.input else None)
+    except OSError as error:
+        raise UserError(f"can't read {output}: {error.strerror or error}") from None
+    for note in result.notes:
+        print(f"note: {printable(note)}")
+    for finding in result.findings:
+        print(printable(f"{finding.subject}: {finding.problem}; {finding.remedy}"))
+    extent = f"{result.files:,} files of {result.runs:,} runs, {result.rows:,} rows, {result.photos:,} photos"
+    print(f"not all is well: {extent}" if result.findings else f"all is well: {extent}")
+    return 1 if result.findings else 0
+
+
+def _listing(options: argparse.Namespace) -> "Iterator[PhotoRef]":
+    """The photos that there are now."""
+    from beamscribe.pipelines import listing
+
+    return listing.list_photos(input_options.checked_inputs(options), input_options.list_options(options))

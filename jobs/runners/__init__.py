@@ -1,0 +1,1 @@
+"""What a job needs on each of Beam's runners, and the user need not say."""

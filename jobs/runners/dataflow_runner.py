@@ -1,0 +1,229 @@
+"""What a job on Google Cloud's Dataflow needs, filled in where the user does not say it.
+
+Each choice, and the source that it rests on, is in docs/dataflow.md.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import re
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.internal.gcp import auth
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+from apache_beam.pvalue import AsIter
+
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.caption_archive import CaptionArchive, CaptionOptions
+from beamscribe.pipelines.output import report
+from beamscribe.pipelines.stores import retries
+
+# Each GPU that Dataflow has and TensorFlow can use, and a machine that carries one of it.
+GPU_MACHINES = {
+    "nvidia-l4": "g2-standard-8",
+    "nvidia-tesla-t4": "n1-standard-8",
+    "nvidia-tesla-p4": "n1-standard-8",
+    "nvidia-tesla-p100": "n1-standard-8",
+    "nvidia-tesla-v100": "n1-standard-8",
+    "nvidia-tesla-a100": "a2-highgpu-1g",
+    "nvidia-a100-80gb": "a2-ultragpu-1g",
+    "nvidia-h100-80gb": "a3-highgpu-1g",
+}
+# For the workers without a GPU: decoding and the model use every processor of a machine, and 2 GB of memory.
+MACHINE = "n2-standard-4"
+# The least that Dataflow's documentation recommends, since images with CUDA are large.
+GPU_DISK_GB = 50
+# Shards that a worker has in hand: while the photos of one are captioned, the first of another are read.
+THREADS = 4
+# One process a worker, so that there is one model on a GPU, and one pool of decoders for the processors.
+ONE_PROCESS = "no_use_multiple_sdk_containers"
+
+# Seconds in which Dataflow says what jobs it has.
+PATIENCE = 20.0
+
+BUILD_IMAGE = "see docs/dataflow.md, or build it: docker build --file jobs/dataflow/Dockerfile --target worker ."
+
+
+def is_chosen(options: PipelineOptions) -> bool:
+    """Whether the runner is Dataflow's."""
+    runner: Any = options.view_as(StandardOptions).runner
+    return runner == "DataflowRunner"
+
+
+def accelerator(gpu: str | None, options: PipelineOptions) -> str | None:
+    """The resource hint of the step that needs a GPU.
+
+    Args:
+      gpu: `nvidia-l4`, say, or with the machine to use, `nvidia-l4:g2-standard-32`; None for none.
+      options: Beam's.
+
+    Raises:
+      UserError: the runner hands out no GPUs, or has none of that name, as far as is known.
+    """
+    if gpu is None:
+        return None
+    if not is_chosen(options):
+        raise UserError("--gpu: only Dataflow hands out GPUs; on other runners, workers use the one that they have")
+    name, _, machine = gpu.partition(":")
+    if not re.fullmatch("nvidia-[a-z0-9-]+(:[a-z0-9-]+)?", gpu) or not (machine or name in GPU_MACHINES):
+        raise UserError(
+            f"--gpu {gpu}: choose one of {', '.join(GPU_MACHINES)}; for another one name its machine, too: GPU:MACHINE"
+        )
+    return f"type:{name};count:1;machine_type:{machine or GPU_MACHINES[name]};install-nvidia-driver"
+
+
+def fill(options: PipelineOptions, job: CaptionOptions) -> None:
+    """Sets what a job on Dataflow needs, where the user did not; leaves one on other runners alone.
+
+    Args:
+      options: Beam's, as the user gave them; changed.
+      job: what to caption.
+
+    Raises:
+      UserError: something is missing that can't be guessed, or its workers could not reach it.
+    """
+    if not is_chosen(options):
+        return
+    cloud: Any = options.view_as(GoogleCloudOptions)
+    workers: Any = options.view_as(WorkerOptions)
+    debug: Any = options.view_as(DebugOptions)
+    _check(options, job)
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        # An emulator knows no accounts, for which Beam would look for more than a minute, and has no option against it.
+        auth._Credentials._credentials_init = True
+    name = re.sub("[^a-z0-9-]", "-", job.run.lower())
+    cloud.job_name = cloud.job_name or f"beamscribe-{name}"
+    cloud.labels = cloud.labels or [f"beamscribe-run={name}"]
+    cloud.temp_location = cloud.temp_location or f"{_bucket(job.output)}/beamscribe-temp"
+    workers.machine_type = workers.machine_type or MACHINE
+    if job.accelerator:
+        workers.disk_size_gb = workers.disk_size_gb or GPU_DISK_GB
+    debug.number_of_worker_harness_threads = debug.number_of_worker_harness_threads or THREADS
+    if not {ONE_PROCESS, "use_multiple_sdk_containers"} & set(debug.experiments or ()):
+        debug.add_experiment(ONE_PROCESS)
+
+
+def _check(options: PipelineOptions, job: CaptionOptions) -> None:
+    cloud: Any = options.view_as(GoogleCloudOptions)
+    for name in ("project", "region"):
+        if not getattr(cloud, name):
+            raise UserError(f"--{name}: Dataflow needs it; give --{name} …")
+    places = [("--input", uri) for uri in job.inputs] + [("--output", job.output)]
+    places += [("--bundle", job.bundle)] if job.bundle else []
+    places += [(f"--{name}", getattr(cloud, name) or job.output) for name in ("temp_location", "staging_location")]
+    for option, uri in places:
+        if not uri.startswith("gs://"):
+            raise UserError(f"{option}: Dataflow's workers can't see {uri}; give a place on gs://")
+    setup: Any = options.view_as(SetupOptions)
+    workers: Any = options.view_as(WorkerOptions)
+    image = workers.sdk_container_image or workers.worker_harness_container_image
+    if job.accelerator and not image:
+        raise UserError(f"--sdk_container_image: --gpu needs an image with CUDA in it; {BUILD_IMAGE}")
+    if not (image or setup.setup_file or setup.extra_packages):
+        raise UserError(
+            f"--sdk_container_image: Dataflow's workers need an image with Beamscribe in it; {BUILD_IMAGE}"
+            " (in a checkout, --setup_file ./setup.py does without one, and slowly)"
+        )
+    if job.accelerator and cloud.flexrs_goal:
+        raise UserError("--flexrs_goal: FlexRS knows no GPU for single steps; leave it or --gpu out")
+    if job.accelerator and any("worker_accelerator" in option for option in cloud.dataflow_service_options or ()):
+        raise UserError("--dataflow_service_options: worker_accelerator and --gpu exclude each other; leave one out")
+
+
+def _bucket(uri: str) -> str:
+    return "/".join(uri.split("/")[:3])
+
+
+def template(options: PipelineOptions) -> str | None:
+    """Where the job is to be written as a template, to run later and without its launcher; None where it is to run."""
+    cloud: Any = options.view_as(GoogleCloudOptions)
+    return cloud.template_location if is_chosen(options) else None
+
+
+def console(options: PipelineOptions) -> str | None:
+    """Where a job on Dataflow can be looked at; None where it is not one."""
+    cloud: Any = options.view_as(GoogleCloudOptions)
+    if not is_chosen(options):
+        return None
+    return f"{cloud.job_name}, on https://console.cloud.google.com/dataflow/jobs?project={cloud.project}"
+
+
+def is_running(project: str, region: str, endpoint: str, name: str) -> bool | None:
+    """Whether Dataflow has a job of that name which has not ended; None where it can't be asked."""
+    from google.api_core.client_options import ClientOptions
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import dataflow
+
+    # As Beam's own client tells a stand-in from the service.
+    local = "localhost" in endpoint
+    try:
+        client = dataflow.JobsV1Beta3Client(
+            credentials=AnonymousCredentials() if local else None,
+            client_options=ClientOptions(api_endpoint=endpoint if local else endpoint.removeprefix("https://")),
+            transport="rest" if local else None,
+        )
+        request = dataflow.ListJobsRequest(
+            project_id=project, location=region, name=name, filter=dataflow.ListJobsRequest.Filter.ACTIVE
+        )
+        return any(job.name == name for job in client.list_jobs(request, timeout=PATIENCE))
+    except Exception:  # noqa: BLE001 - of credentials, of the network, of the service
+        return None
+
+
+@dataclasses.dataclass
+class Unattended(beam.PTransform):
+    """A job whose launcher does not wait for it: it keeps its own account.
+
+    Attributes:
+      job: what to do.
+      config: what `config.json` says of it.
+    """
+
+    job: CaptionArchive
+    config: dict[str, Any]
+
+    def expand(self, pbegin):
+        """The job, with a step before and one after it."""
+        _ = pbegin | "Config" >> beam.Create([self.config]) | "WriteConfig" >> beam.Map(write_config)
+        committed = pbegin | "CaptionArchive" >> self.job
+        # The side input makes it wait for the last commit.
+        return (
+            pbegin
+            | "Run" >> beam.Create([self.config])
+            | "AfterCommits" >> beam.Map(lambda config, _: config, AsIter(committed))
+            | "WriteReport" >> beam.Map(write_report)
+        )
+
+
+def write_config(config: dict[str, Any]) -> None:
+    """Writes a run's `config.json`, where there is none."""
+    path = stores.join(config["output"], "runs", config["run"], "config.json")
+    stores.create(path, json.dumps(config, indent=2).encode())
+
+
+def write_report(config: dict[str, Any]) -> None:
+    """Writes a run's report.
+
+    Raises:
+      IncompleteError: a photo has neither a caption nor a failure; the job then fails.
+    """
+    write_config(config)
+    finished = datetime.datetime.now(datetime.UTC)
+    result = report.collect(config["output"], config["run"], finished, retries.take())
+    report.write(result, config["output"])
+    if not result.balanced:
+        raise IncompleteError(f"some photos have no row: {', '.join(result.missing)}; run it again to go on")
+
+
+class IncompleteError(Exception):
+    """The photos of a run don't add up."""

@@ -1,0 +1,1 @@
+"""Training: data in, phases of epochs, checkpoints."""

@@ -1,0 +1,1 @@
+"""Words: captions as tokens, tokens as ids, and vectors of words."""

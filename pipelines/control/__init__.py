@@ -1,0 +1,1 @@
+"""One job at a time on an output: leases, stopping, progress, and what earlier runs left."""

@@ -1,0 +1,278 @@
+"""From a photo's bytes to pixels. Runs in processes of its own, so it imports nothing but the decoders."""
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pillow_heif
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.images import formats
+
+MAX_PIXELS = 200_000_000
+MIN_SIDE = 8
+
+# What isn't imported here, Pillow would look for among all its plugins.
+_PLUGINS = (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+# One process for each processor is enough; and threads, each with a stack and a heap, would use up address space.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+pillow_heif.register_heif_opener(decode_threads=1)
+# `convert` checks the size itself, so that the limit is one number and the error has a code.
+Image.MAX_IMAGE_PIXELS = None
+
+_ORIENTATION_TAG = 0x0112
+# What EXIF orientations ask for (EXIF 2.32, 4.6.4), as Pillow's transpositions.
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPED = (5, 6, 7, 8)
+_INT32_MAX = 2**31 - 1
+
+# Large photos are averaged to this many times the size asked for, then resized: as good as resizing them at once.
+_REDUCING_GAP = 3
+# Pixels that are converted at a time, so that a large photo is in memory once.
+_STRIP_PIXELS = 2**22
+# White in whole numbers of 8, 10, 12, 14 and 16 bits, whatever they are stored in.
+_WHITES = (255, 1023, 4095, 16383, 65535)
+
+# What decoders say of texts that are too long, and of EXIF that is none. A photo with such is still a photo.
+_METADATA_ERROR = re.compile("MAX_TEXT|not a TIFF file|Invalid Exif payload")
+_UNSUPPORTED_WORDS = ("not supported", "not been built in", "not implemented", "unknown pixel mode", "cannot handle")
+_MEMORY_WORDS = ("out of memory", "decoder error -9", "memory allocation", "security limit")
+_MESSAGE_LENGTH = 200
+_TRUNCATED_WORDS = ("truncated", "end of file", "but only got")
+
+
+class Picture(NamedTuple):
+    """What became of one photo's bytes: pixels or a failure.
+
+    Attributes:
+      sha256: of the bytes, hexadecimal; None where they could not be read.
+      width, height: pixels of the upright photo; None where they could not be read, or are beyond 32 bits.
+      pixels: `[size, size, 3]`, uint8, RGB; None where it failed.
+    """
+
+    sha256: str | None
+    width: int | None = None
+    height: int | None = None
+    pixels: np.ndarray | None = None
+    failure: Failure | None = None
+
+
+class _Refused(Exception):  # noqa: N818 - what it says is the photo's failure
+    def __init__(self, code: ErrorCode, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+def convert_all(photos: Sequence[bytes], size: int, max_pixels: int = MAX_PIXELS) -> list[Picture]:
+    """Decodes several photos; one that fails leaves the others alone."""
+    return [convert(data, size, max_pixels) for data in photos]
+
+
+def convert(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decodes a photo upright and resizes it to a square, without cropping.
+
+    Args:
+      data: the file's bytes.
+      size: height and width of the result, pixels.
+      max_pixels: a photo of more is not decoded.
+    """
+    return _convert(data, size, max_pixels)._replace(sha256=hashlib.sha256(data).hexdigest())
+
+
+def _convert(data: bytes, size: int, max_pixels: int) -> Picture:
+    width = height = None
+    try:
+        with _open(data, max_pixels) as image:
+            orientation = _orientation(image)
+            size_upright = image.size[::-1] if orientation in _SWAPPED else image.size
+            # A row holds no larger ones.
+            if max(size_upright) <= _INT32_MAX:
+                width, height = size_upright
+            _check_size(*size_upright, max_pixels)
+            _choose_scale(image, data, size)
+            resized = _resize(image, size)
+        # A square turns as well after resizing, when it is small.
+        if orientation in _TRANSPOSITIONS:
+            resized = resized.transpose(_TRANSPOSITIONS[orientation])
+        return Picture(None, width, height, pixels=np.asarray(resized))
+    except Exception as error:  # noqa: BLE001 - decoders raise nearly anything on broken bytes
+        if _METADATA_ERROR.search(str(error)) and (rest := formats.without_metadata(data)) != data:
+            return _convert(rest, size, max_pixels)
+        code, message = _explain(error, data)
+        return Picture(None, width, height, failure=Failure(Stage.DECODE, code, message))
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header.
+
+    Raises:
+      _Refused: the bytes are of no format that is decoded.
+      Exception: whatever the decoder raises.
+    """
+    codecs = _codecs(data)
+    if codecs == ("WEBP",) and (canvas := formats.webp_canvas(data)):
+        _check_size(*canvas, max_pixels)
+    try:
+        return Image.open(io.BytesIO(data), formats=codecs)
+    except UnidentifiedImageError:
+        # The decoder's own words, which Pillow hides.
+        Image.OPEN[codecs[-1]][0](io.BytesIO(data), "")
+        raise
+
+
+def _codecs(data: bytes) -> tuple[str, ...]:
+    if not data:
+        raise _Refused(ErrorCode.EMPTY, "the file has no bytes")
+    if name := formats.unsupported(data):
+        raise _Refused(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not decoded")
+    codecs = formats.codecs(data)
+    if not codecs:
+        raise _Refused(ErrorCode.NOT_AN_IMAGE, f"begins with {data[:16]!r}, which no photo format does")
+    return codecs
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise _Refused(ErrorCode.TOO_LARGE, f"{width} × {height} pixels, the limit is {max_pixels:,}")
+    if min(width, height) < MIN_SIDE:
+        raise _Refused(ErrorCode.TOO_SMALL, f"{width} × {height} pixels, a side must have {MIN_SIDE}")
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow turns TIFF upright itself.
+    if image.format == "TIFF":
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001 - a photo with broken EXIF is still a photo
+        return 1
+
+
+def _choose_scale(image: Image.Image, data: bytes, size: int) -> None:
+    """Has the decoder scale while it decodes, where it can, to no less than the size asked for."""
+    if not isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+        image.draft("RGB", (size, size))
+        return
+    halvings = min(formats.jpeg2000_levels(data), max(1, min(image.size) // size).bit_length() - 1)
+    while any(-(-side >> halvings) != _halved(side, halvings) for side in image.size):
+        halvings -= 1
+    image.reduce = halvings
+
+
+def _halved(side: int, halvings: int) -> int:
+    """The size that Pillow expects: it rounds where the decoder rounds up, and the decoder is right."""
+    return (side + (1 << halvings >> 1)) >> halvings
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+    """The whole image as RGB, squeezed into a square."""
+    image.load()
+    if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
+        # Pillow takes all CMYK for Adobe's, which is inverted.
+        image = Image.eval(image, lambda ink: 255 - ink)
+    levels = _levels(image) if image.mode == "F" or image.mode.startswith("I") else None
+    width, height = image.size
+    across, down = (max(1, side // (_REDUCING_GAP * size)) for side in image.size)
+    rows = max(1, _STRIP_PIXELS // (width * down)) * down
+    strips = [
+        _simplified(image.crop((0, top, width, min(top + rows, height))), levels).reduce((across, down))
+        for top in range(0, height, rows)
+    ]
+    reduced = Image.new(strips[0].mode, (math.ceil(width / across), math.ceil(height / down)))
+    for index, strip in enumerate(strips):
+        reduced.paste(strip, (0, index * rows // down))
+    box = (0, 0, width / across, height / down)
+    return _on_white(reduced).resize((size, size), Image.Resampling.BICUBIC, box)
+
+
+def _simplified(image: Image.Image, levels: tuple[float, float] | None) -> Image.Image:
+    """The image in one of the modes whose pixels can be averaged: L, RGB, or RGBa, which is weighed by its alpha."""
+    if levels:
+        return _to_grey(image, levels)
+    if image.has_transparency_data:
+        return image.convert("RGBA").convert("RGBa")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGBa":
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _levels(image: Image.Image) -> tuple[float, float]:
+    """The values that are black and white in an image of more than 8 bits, which doesn't say how many it uses."""
+    sample = np.asarray(image.resize((256, 256), Image.Resampling.NEAREST)).astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return 0, 1
+    whites = (1,) if image.mode == "F" else _WHITES
+    if sample.min() >= 0 and sample.max() <= whites[-1]:
+        return 0, next(white for white in whites if sample.max() <= white)
+    black, white = np.percentile(sample, (0.5, 99.5))
+    return (black, white) if black < white else (black - 1, black + 1)
+
+
+def _to_grey(image: Image.Image, levels: tuple[float, float]) -> Image.Image:
+    black, white = levels
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=black, posinf=white, neginf=black)
+    grey = np.clip((values - black) * (255 / (white - black)), 0, 255)
+    return Image.fromarray(np.rint(grey).astype(np.uint8))
+
+
+def _explain(error: Exception, data: bytes) -> tuple[ErrorCode, str]:
+    if isinstance(error, _Refused):
+        return error.code, str(error)
+    text = _words_of(error)
+    words = text.lower()
+    if isinstance(error, MemoryError) or any(word in words for word in _MEMORY_WORDS):
+        return ErrorCode.TOO_LARGE, f"decoding it needs more memory than the memory limit ({text})"
+    if isinstance(error, EOFError) or any(word in words for word in _TRUNCATED_WORDS) or formats.is_cut_short(data):
+        return ErrorCode.TRUNCATED, f"{text}; the file has {len(data)} bytes"
+    if words.startswith("unsupported") or any(word in words for word in _UNSUPPORTED_WORDS):
+        return ErrorCode.UNSUPPORTED_FORMAT, text
+    return ErrorCode.CORRUPT, text
+
+
+def _words_of(error: Exception) -> str:
+    """One line of bounded length: some decoders quote the file."""
+    text = " ".join(str(error).replace("<_io.BytesIO object", "<the file").split())
+    if not isinstance(error, OSError | ValueError | SyntaxError | RuntimeError | EOFError):
+        # What the decoder did not foresee: often a bare number or name.
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = text or type(error).__name__
+    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 1] + "…"

@@ -1,0 +1,193 @@
+"""The page that shows a report: one file that needs nothing else."""
+
+import base64
+import datetime
+import io
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from beamscribe.pipelines.failures import ErrorCode
+from beamscribe.pipelines.images import process_pool
+from beamscribe.pipelines.photos import PhotoRef
+
+if TYPE_CHECKING:
+    from beamscribe.pipelines.output.report import Report, Sample
+
+# Longer side of a thumbnail, pixels.
+THUMBNAIL_SIZE = 240
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+
+
+def render(report: "Report", refs: Mapping[str, PhotoRef] | None = None) -> str:
+    """The report as one page that needs nothing else: no scripts, no files, thumbnails inside.
+
+    Args:
+      report: what to show.
+      refs: where samples are that are no files of their own.
+    """
+    folders = tuple(f"{uri}/" for uri in report.inputs)
+    return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        run=escape(report.run),
+        headline=f"{report.captioned:,} {_photos(report.captioned)} captioned",
+        verdict=_verdict(report),
+        verdict_class="good" if report.balanced else "bad",
+        listed=f"{report.listed:,}",
+        skipped=f"{report.skipped:,}",
+        captioned=f"{report.captioned:,}",
+        failed=f"{report.failed:,}",
+        bar=_bar(report),
+        facts=_facts(report),
+        missing=_missing(report.missing, folders),
+        samples=_samples(report.samples, refs or {}, folders),
+        failures=_failures(report, folders),
+        version=escape(report.version),
+    )
+
+
+def _verdict(report: "Report") -> str:
+    if report.balanced:
+        return "Every photo is accounted for."
+    unaccounted = report.listed - report.skipped - report.captioned - report.failed
+    if unaccounted > 0:
+        return f"The numbers do not add up: {unaccounted:,} {_photos(unaccounted)} without a row."
+    if unaccounted < 0:
+        return f"The numbers do not add up: {-unaccounted:,} more rows than photos."
+    return "The numbers add up, but some planned photos have no row, and others have two."
+
+
+def _photos(count: int) -> str:
+    return "photo" if count == 1 else "photos"
+
+
+def _bar(report: "Report") -> str:
+    """The shares of what was listed, as segments of a bar; what is unaccounted for stays empty."""
+    if not report.listed:
+        return ""
+    parts = {"skipped": report.skipped, "captioned": report.captioned, "failed": report.failed}
+    return "".join(
+        f'<span class="{name}" style="width:{min(count / report.listed, 1):.4%}"></span>'
+        for name, count in parts.items()
+        if count
+    )
+
+
+def _facts(report: "Report") -> str:
+    facts = {
+        "Input": ", ".join(report.inputs),
+        "Output": report.output,
+        "Model": f"{report.bundle} ({report.fingerprint[:12]})",
+        "Settings": report.settings.replace(",", ", "),
+        "Started": _time(report.started_at),
+        "Finished": _time(report.finished_at),
+        "Runner": report.runner,
+        "Took": f"{_duration(report.seconds)}, {report.photos_per_second:,.1f} photos/s",
+        "Equal": f"{report.duplicates:,} {_photos(report.duplicates)} with the bytes of others, not read themselves",
+        "Ignored": ", ".join(f"{count:,} {kind or 'without an extension'}" for kind, count in report.ignored.items()),
+        "Outdated": f"{report.outdated:,} skipped {_photos(report.outdated)} of another model or other settings",
+        "Retries": f"{report.retries:,} requests to stores that had failed and were made again",
+    }
+    given = {
+        "Retries": report.retries,
+        "Equal": report.duplicates,
+        "Ignored": report.ignored,
+        "Outdated": report.outdated,
+    }
+    facts = {name: text for name, text in facts.items() if given.get(name, True)}
+    return "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
+
+
+def _time(time: datetime.datetime) -> str:
+    return f"{time.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _missing(photos: Sequence[str], folders: Sequence[str]) -> str:
+    if not photos:
+        return ""
+    rows = "".join(f"<li>{_name(photo, folders)}</li>" for photo in photos)
+    return (
+        "<section><h2>Photos without a row</h2>"
+        "<p>They were planned, but no committed file has them (at most twenty are shown).</p>"
+        f"<ul>{rows}</ul></section>"
+    )
+
+
+def _name(photo: str, folders: Sequence[str]) -> str:
+    """A photo as it is called below the input folder; its whole path as a tooltip."""
+    folder = next((folder for folder in folders if photo.startswith(folder)), "")
+    return f'<span class="photo" title="{escape(photo)}">{escape(photo.removeprefix(folder))}</span>'
+
+
+def _samples(samples: "Sequence[Sample]", refs: Mapping[str, PhotoRef], folders: Sequence[str]) -> str:
+    if not samples:
+        return ""
+    thumbnails = _thumbnails([refs.get(sample.photo, PhotoRef(sample.photo, etag="")) for sample in samples])
+    figures = "".join(
+        f"<figure>{_image(thumbnail)}<figcaption><p>{escape(sample.caption)}</p>"
+        f"{_name(sample.photo, folders)}</figcaption></figure>"
+        for sample, thumbnail in zip(samples, thumbnails, strict=True)
+    )
+    return f'<section><h2>Sample captions</h2><div class="samples">{figures}</div></section>'
+
+
+def _thumbnails(refs: Iterable[PhotoRef]) -> Iterator[Image.Image | None]:
+    """Small upright pictures; None for each photo that can't be read any more."""
+    # In the pool, so that a photo on which a decoder dies can't take the job with it.
+    # Twice the size: a square of the size itself would have too few pixels for the longer side.
+    for _, decoded in process_pool.shared().stream(refs, 2 * THUMBNAIL_SIZE):
+        if decoded.pixels is None or not decoded.width or not decoded.height:
+            yield None
+            continue
+        scale = THUMBNAIL_SIZE / max(decoded.width, decoded.height)
+        size = max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
+        yield Image.fromarray(decoded.pixels).resize(size, Image.Resampling.LANCZOS)
+
+
+def _image(thumbnail: Image.Image | None) -> str:
+    """The picture as an element with its data inside. The caption beside it says what it shows."""
+    if thumbnail is None:
+        return ""
+    buffer = io.BytesIO()
+    thumbnail.save(buffer, "JPEG", quality=80, optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" width="{thumbnail.width}" height="{thumbnail.height}" alt="">'
+
+
+def _failures(report: "Report", folders: Sequence[str]) -> str:
+    if not report.failures:
+        return ""
+    codes = "".join(
+        f'<tr><th scope="row"><code>{escape(code)}</code></th><td class="number">{count:,}</td>'
+        f"<td>{_explanation(code)}</td></tr>"
+        for code, count in report.failures.items()
+    )
+    examples = "".join(
+        f"<tr><td>{_name(example.photo, folders)}</td><td><code>{escape(example.error)}</code></td>"
+        f"<td>{escape(example.stage)}</td><td>{escape(example.message)}</td></tr>"
+        for example in report.examples
+    )
+    some = "" if len(report.examples) == report.failed else f"{len(report.examples)} of {report.failed:,} failures"
+    return (
+        f'<section><h2>Failures</h2><table class="codes"><tbody>{codes}</tbody></table>'
+        f'<table class="examples"><caption>{some}</caption><thead><tr><th scope="col">Photo</th>'
+        '<th scope="col">Error</th><th scope="col">Stage</th><th scope="col">Message</th></tr></thead>'
+        f"<tbody>{examples}</tbody></table></section>"
+    )
+
+
+def _explanation(code: str) -> str:
+    known = ErrorCode(code)
+    return escape(known.sentence) + (" The next run tries again." if known.passing else "")

@@ -1,0 +1,128 @@
+"""Photos in Parquet files, in a column of bytes: Hugging Face's `image` struct, img2dataset's `jpg`, or another.
+
+A photo's `place` is its row. Row groups are read one by one, so that each is a block.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import damage
+from beamscribe.pipelines.sources.base import MAX_BYTES, Ignored, ListOptions
+
+# Names that such columns have, in the order in which they are looked for.
+_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "content", "image/encoded")
+_NAME_COLUMNS = ("key", "__key__", "file_name", "filename", "path", "name", "id", "image_id", "image/filename")
+# Bytes of a row group that are held at once, about, and most rows.
+_BATCH_BYTES = 32 * 2**20
+_BATCH_ROWS = 256
+
+
+def image_column(schema: pa.Schema, options: ListOptions) -> str | None:
+    """The path of the column that holds photos: `jpg`, or `image.bytes` of a struct; None where there is none."""
+    names = [options.image_column] if options.image_column else _IMAGE_COLUMNS
+    for name in names:
+        if name not in schema.names:
+            continue
+        kind = schema.field(name).type
+        if _is_bytes(kind):
+            return name
+        if pa.types.is_struct(kind) and any(field.name == "bytes" and _is_bytes(field.type) for field in kind):
+            return f"{name}.bytes"
+    return None
+
+
+def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    """The photos of a file, or a failure for the file itself."""
+    version = stores.version(uri)
+    with stores.opened(uri) as file:
+        try:
+            table = pq.ParquetFile(file)
+            names = _names(table, options)
+            row = 0
+            for group in range(table.num_row_groups):
+                for _ in range(table.metadata.row_group(group).num_rows):
+                    name = names[row] if names else str(row)
+                    photo = stores.member_uri(uri, name)
+                    ref = PhotoRef(photo, version, 0, uri, "parquet", row, group)
+                    yield options.passed_over(name) or ref
+                    row += 1
+        except (pa.ArrowException, OSError, ValueError) as error:
+            yield PhotoRef(uri, etag=version, failure=damage.failure(Stage.LIST, error))
+
+
+def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
+    """The bytes of some rows, which are in their order."""
+    left = list(reversed(refs))
+    try:
+        with stores.opened(uri) as file:
+            if stores.version(uri) != refs[0].etag:
+                message = "the file is not the one that was listed"
+                yield from (Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, message) for _ in refs)
+                return
+            table = pq.ParquetFile(file)
+            column = image_column(table.schema_arrow, options)
+            groups = sorted({ref.block for ref in refs})
+            for row, value in _values(table, groups, column or ""):
+                while left and left[-1].place == row:
+                    left.pop()
+                    yield _content(value)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        yield from (damage.failure(Stage.READ, error) for _ in left)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _tells(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+
+
+def _names(table: pq.ParquetFile, options: ListOptions) -> list[str] | None:
+    """The photos' names, where a column tells them apart."""
+    schema = table.schema_arrow
+    known = [options.name_column] if options.name_column else _NAME_COLUMNS
+    columns = [name for name in known if name in schema.names and _tells(schema.field(name).type)]
+    image = image_column(schema, options)
+    if image and image.endswith(".bytes"):
+        struct = image.removesuffix(".bytes")
+        if any(field.name == "path" for field in schema.field(struct).type):
+            columns.append(f"{struct}.path")
+    for column in columns:
+        names = [
+            _leaf(value) for batch in table.iter_batches(columns=[column]) for value in batch.column(0).to_pylist()
+        ]
+        if len(set(names)) == len(names) and None not in names:
+            return [str(name) for name in names]
+    return None
+
+
+def _values(table: pq.ParquetFile, groups: Iterable[int], column: str) -> Iterator[tuple[int, bytes | None]]:
+    """Rows and their bytes, of some row groups."""
+    sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    for group in groups:
+        row = sum(sizes[:group])
+        mean = table.metadata.row_group(group).total_byte_size // max(sizes[group], 1)
+        rows = min(max(_BATCH_BYTES // max(mean, 1), 1), _BATCH_ROWS)
+        for batch in table.iter_batches(rows, row_groups=[group], columns=[column]):
+            for value in batch.column(0):
+                yield row, _leaf(value.as_py())
+                row += 1
+
+
+def _leaf(value):
+    """The one field of a struct of which only that was read; any other value as it is."""
+    return next(iter(value.values())) if isinstance(value, dict) else value
+
+
+def _content(value: bytes | None) -> bytes | Failure:
+    if value is None:
+        return Failure(Stage.READ, ErrorCode.EMPTY, "the row holds no bytes")
+    if len(value) > MAX_BYTES:
+        return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"{len(value)} bytes, the limit is {MAX_BYTES}")
+    return value

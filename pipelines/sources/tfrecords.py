@@ -1,0 +1,178 @@
+"""Photos in TFRecord files of `tf.Example`, plain or gzipped.
+
+A record's `place` is where it begins in the uncompressed file. The format: length, masked CRC-32C of the length, data,
+masked CRC-32C of the data (https://www.tensorflow.org/tutorials/load_data/tfrecord).
+"""
+
+import contextlib
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+import google_crc32c
+
+from beamscribe.pipelines import stores, tf_examples
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import compression, damage
+from beamscribe.pipelines.sources.base import MAX_BYTES, Ignored, ListOptions
+
+IMAGE_FEATURE = "image/encoded"
+NAME_FEATURE = "image/filename"
+
+_HEADER = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
+# So many bytes of records are parsed at once.
+_BATCH_BYTES = 32 * 2**20
+_BATCH_RECORDS = 256
+# No file is longer.
+_LONGEST = 2**50
+# A record's features besides the photo.
+_OVERHEAD = 16 * 2**20
+
+
+class _Record(NamedTuple):
+    """A record's bytes, or why there are none, its place, and its own checksum."""
+
+    place: int
+    data: bytes | Failure
+    checksum: int = 0
+
+
+def is_header(start: bytes) -> bool:
+    """Whether a file begins with a record's length and its checksum."""
+    if len(start) < _HEADER.size:
+        return False
+    length, checksum = _HEADER.unpack_from(start)
+    return _masked(struct.pack("<Q", length)) == checksum
+
+
+def features(uri: str) -> list[str]:
+    """The names of the features of the first record; none where there is no record.
+
+    Raises:
+      OSError: as the store says.
+    """
+    with compression.opened(uri) as (stream, _), contextlib.suppress(*compression.DAMAGE):
+        record = next(_records(stream), None)
+        return tf_examples.features(record.data) if record and isinstance(record.data, bytes) else []
+    return []
+
+
+def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    """The photos of a file; where it is damaged, what comes before, and a failure for the file itself."""
+    names: set[str] = set()
+    number = 0
+    with compression.opened(uri) as (stream, is_plain):
+        try:
+            for batch in _batches(_records(stream)):
+                for record, (name, image) in zip(batch, _parsed(batch, options), strict=True):
+                    # Of several records of one name each is a photo; so is one without a name.
+                    name = name or str(number)
+                    while name in names:
+                        name += f"~{number}"
+                    names.add(name)
+                    yield options.passed_over(name) or _ref(uri, name, record, image, number if is_plain else 0)
+                    number += 1
+        except Exception as error:  # noqa: BLE001 - whatever the damage leads to, what came before counts
+            yield PhotoRef(uri, etag=stores.version(uri), failure=damage.failure(Stage.LIST, error))
+
+
+def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
+    """The photos of some records, which are in the order of their places."""
+    with compression.opened(uri) as (stream, _):
+        for ref in refs:
+            try:
+                stream.seek(ref.place)
+                record = next(_records(stream))
+            except (StopIteration, *compression.DAMAGE) as error:
+                yield damage.failure(Stage.READ, error)
+                continue
+            ((_, image),) = _parsed([record], options)
+            if isinstance(image, bytes) and _etag(image, record) != ref.etag:
+                yield Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "the file is not the one that was listed")
+            else:
+                yield image
+
+
+def _records(stream: BinaryIO) -> Iterator[_Record]:
+    """The records from where the stream is.
+
+    Raises:
+      OSError: a length is not what its checksum says, so that no later record can be found.
+      EOFError: the file ends within a record.
+    """
+    while header := stream.read(_HEADER.size):
+        place = stream.tell() - len(header)
+        if len(header) == _HEADER.size and not is_header(header):
+            raise OSError(f"the record at byte {place} is damaged, so that those after it can't be found")
+        length = _HEADER.unpack(header)[0] if len(header) == _HEADER.size else 0
+        if length > _LONGEST:
+            raise EOFError(f"the record at byte {place} says that it has {length} bytes")
+        if length > MAX_BYTES + _OVERHEAD:
+            stream.seek(length, 1)
+            data: bytes | Failure = Failure(Stage.READ, ErrorCode.TOO_LARGE, f"a record of {length} bytes")
+        else:
+            data = stream.read(length)
+        checksum = stream.read(_CHECKSUM.size)
+        if len(checksum) < _CHECKSUM.size:
+            raise EOFError(f"the file ends within the record at byte {place}")
+        expected = _CHECKSUM.unpack(checksum)[0]
+        if isinstance(data, bytes) and _masked(data) != expected:
+            data = Failure(Stage.READ, ErrorCode.CORRUPT, "the record's bytes are not what its checksum says")
+        yield _Record(place, data, expected)
+
+
+def _masked(data: bytes) -> int:
+    checksum = google_crc32c.value(data)
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _batches(records: Iterator[_Record]) -> Iterator[list[_Record]]:
+    batch: list[_Record] = []
+    size = 0
+    try:
+        for record in records:
+            batch.append(record)
+            size += len(record.data) if isinstance(record.data, bytes) else 0
+            if len(batch) == _BATCH_RECORDS or size > _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    except Exception:
+        # What came before the damage counts.
+        yield batch
+        raise
+    yield batch
+
+
+def _parsed(records: Sequence[_Record], options: ListOptions) -> list[tuple[str, bytes | Failure]]:
+    """Each record's name, empty where it has none, and its photo."""
+    keys = [options.name_column or NAME_FEATURE, options.image_column or IMAGE_FEATURE]
+    whole = [record.data for record in records if isinstance(record.data, bytes)]
+    parsed = iter(tf_examples.first_values(whole, keys))
+    found: list[tuple[str, bytes | Failure]] = []
+    for record in records:
+        if isinstance(record.data, Failure):
+            found.append(("", record.data))
+            continue
+        values = next(parsed)
+        if values is None:
+            found.append(("", Failure(Stage.READ, ErrorCode.CORRUPT, "the record is no tf.Example")))
+            continue
+        name, image = values
+        missing = Failure(Stage.READ, ErrorCode.EMPTY, f"the record has no feature {keys[1]}")
+        text = (name or b"")[: damage.LONGEST_NAME].decode("utf-8", "backslashreplace")
+        found.append((text, missing if image is None else image))
+    return found
+
+
+def _ref(uri: str, name: str, record: _Record, image: bytes | Failure, block: int) -> PhotoRef:
+    ref = PhotoRef(stores.member_uri(uri, name), _etag(image, record), 0, uri, "tfrecord", record.place, block)
+    if isinstance(image, Failure):
+        return ref._replace(failure=image)
+    return ref._replace(size=len(image), sha256=hashlib.sha256(image).hexdigest())
+
+
+def _etag(image: bytes | Failure, record: _Record) -> str:
+    return f"{len(image) if isinstance(image, bytes) else 0}-{record.checksum:08x}"
