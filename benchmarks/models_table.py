@@ -64,8 +64,10 @@ def train(name: str, flickr8k: Path, work: Path) -> None:
 
 def prepare(name: str, split: str, store: str, flickr8k: Path, work: Path) -> Path:
     """Makes a split's data where it is not there, and returns its folder."""
+    from beamscribe.model.training.dataset_description import DATASET
+
     folder = work / f"{store}-{split}"
-    if not (folder / "dataset.json").exists():
+    if not (folder / DATASET).exists():
         source = ["--images", flickr8k / "images", "--captions", flickr8k / "captions.txt"]
         source += ["--split", flickr8k / f"Flickr_8k.{split}Images.txt", "--store", store, "--output", folder]
         changes = ["--set", ENCODER] if store == "features" else []
@@ -77,14 +79,17 @@ def prepare(name: str, split: str, store: str, flickr8k: Path, work: Path) -> Pa
 def measure(name: str, flickr8k: Path, work: Path) -> dict[str, Any]:
     """The figures of a trained recipe."""
     from beamscribe.model import annotations, bundle, evaluation
+    from beamscribe.model.captioners.exported_model import CaptionModel
+    from beamscribe.model.training.checkpoints import STATE, TrainingState
 
     captions = flickr8k / "captions.txt"
     learned = annotations.captions_of_split(str(flickr8k / "Flickr_8k.trainImages.txt"), str(captions))
     references = annotations.captions_of_split(str(flickr8k / "Flickr_8k.devImages.txt"), str(captions))
-    model = bundle.CaptionModel(work / name)
+    model = CaptionModel(work / name)
     settings = bundle.describe(work / name).settings
     photos = decoded([flickr8k / "images" / photo for photo in references], model.image_size)
-    history = json.loads((work / f"{name}.training" / "state.json").read_text(encoding="utf-8"))["history"]
+    path = work / f"{name}.training" / STATE
+    history = TrainingState.from_json(path.read_bytes(), str(path)).history
     figures: dict[str, Any] = {
         "parameters": model.decoder_parameters,
         "epochs": {e["phase"]: e["epoch"] for e in history},

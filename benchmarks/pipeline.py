@@ -162,9 +162,10 @@ def bare_model(images: Path, folder: Path) -> float:
     import numpy as np
 
     from beamscribe.model import bundle
+    from beamscribe.model.captioners.exported_model import CaptionModel
     from beamscribe.pipelines.images import to_pixels
 
-    model, settings = bundle.CaptionModel(folder), bundle.describe(folder).settings
+    model, settings = CaptionModel(folder), bundle.describe(folder).settings
     pixels = [to_pixels.convert(path.read_bytes(), model.image_size).pixels for path in _photos(images)[:READY]]
     ready = np.stack([image for image in pixels if image is not None])
     batches = [ready[start : start + BATCH_SIZE] for start in range(0, len(ready), BATCH_SIZE)]
@@ -177,12 +178,14 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
     import numpy as np
 
     from beamscribe.model import bundle
-    from beamscribe.pipelines import caption_archive as job
+    from beamscribe.model.captioners.exported_model import CaptionModel
+    from beamscribe.pipelines import caption_shard
+    from beamscribe.pipelines.caption_options import CaptionOptions
     from beamscribe.pipelines.images import to_pixels
-    from beamscribe.pipelines.images.process_pool import Photo
     from beamscribe.pipelines.photos import Alternative, PhotoRef, ShardResult
+    from beamscribe.pipelines.sources.photo_reader import Photo
 
-    model, description = bundle.CaptionModel(folder), bundle.describe(folder)
+    model, description = CaptionModel(folder), bundle.describe(folder)
     paths = _photos(images)[:512]
     found: dict[str, Any] = {}
 
@@ -199,14 +202,14 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
     times["decoder"] = keep("captions", lambda: [model.caption_features(f, settings) for f in found["features"]])
     captions = [[Alternative(str(text), 0.0) for text in beams] for batch, _ in found["captions"] for beams in batch]
     with tempfile.TemporaryDirectory() as output:
-        options = job.CaptionOptions((), output, "run", str(folder), description.fingerprint, settings)
+        options = CaptionOptions((), output, "run", str(folder), description.fingerprint, settings)
         refs = [PhotoRef(str(path), "etag") for path in paths]
         photos = [Photo(ref, decoded) for ref, decoded in zip(refs, found["decoded"], strict=True)]
         good = [photo for photo in photos if photo.picture.pixels is not None]
 
         def write() -> None:
-            rows = tuple(job.row(photo, beams, options) for photo, beams in zip(good, captions, strict=True))
-            job.commit(ShardResult(0, rows), options)
+            rows = tuple(caption_shard.row(photo, beams, options) for photo, beams in zip(good, captions, strict=True))
+            caption_shard.commit(ShardResult(0, rows), options)
 
         times["write"] = _milliseconds(write, len(paths))
     return times

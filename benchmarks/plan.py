@@ -7,7 +7,6 @@ Each runs in a process of its own, whose largest memory is printed.
 """
 
 import argparse
-import dataclasses
 import datetime
 import itertools
 import json
@@ -111,9 +110,9 @@ def plan(work: Path) -> int:
     """The pipeline's."""
     import apache_beam as beam
 
-    from beamscribe.pipelines import plan as plans
     from beamscribe.pipelines.ledger import DoneRule, ReadLedger
     from beamscribe.pipelines.listing import ListPhotos
+    from beamscribe.pipelines.output import frozen_plan
     from beamscribe.pipelines.plan import PlanShards
 
     rule = DoneRule("m", "s")
@@ -123,9 +122,9 @@ def plan(work: Path) -> int:
             listed = pipeline | "Inputs" >> beam.Create([(str(work / "photos"),)]) | ListPhotos()
             entries = pipeline | "Output" >> beam.Create([str(work / "out")]) | ReadLedger("run", rule)
             _ = (listed, entries) | settings
-        made = plans.read(folder)
+        made = frozen_plan.read(folder)
     assert made is not None
-    print(dataclasses.replace(made, shards=()), file=sys.stderr)
+    print(made.model_copy(update={"shards": ()}), file=sys.stderr)
     return made.planned
 
 

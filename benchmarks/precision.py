@@ -22,13 +22,14 @@ def main() -> None:
     import tensorflow as tf
 
     from beamscribe.model import annotations, bundle, evaluation
+    from beamscribe.model.captioners.exported_model import CaptionModel
 
     folder = options.bundle or bundle.DEFAULT
     split, captions = options.flickr8k / "Flickr_8k.devImages.txt", options.flickr8k / "captions.txt"
     references = annotations.captions_of_split(str(split), str(captions))
-    model, settings = bundle.CaptionModel(folder), bundle.describe(folder).settings
+    model, settings = CaptionModel(folder), bundle.describe(folder).settings
     photos = decoded([options.flickr8k / "images" / photo for photo in references], model.image_size)
-    loaded = tf.saved_model.load(str(folder / "saved_model"))
+    loaded = tf.saved_model.load(str(folder / bundle.SAVED_MODEL))
     written: dict[str, list[str]] = {}
     for precision, signature in PRECISIONS.items():
         written[precision] = []

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "caption": "caption an archive of photos",
-    "show": "print captions as a table",
-    "verify": "check what is committed, and that nothing is missing",
+    "show": "print photos and their captions",
+    "verify": "check that the captions are readable and complete",
     "compact": "fold the files of many runs into few",
     "prepare": "make training data from photos and captions",
-    "train": "train a model from that data",
-    "evaluate": "score captions against people's",
+    "train": "train a model on prepared data",
+    "evaluate": "score captions against captions that people wrote",
     "recipes": "list the recipes with their figures, or print one",
 }
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: the command line without the program's name; the process's own by default.
 
     Returns:
-      The exit status: 0 where all went well, 1 for an error, 2 for a wrong command line.
+      The exit status: 0 for success, 1 for an error, 2 for a wrong command line, 130 for an interruption (Ctrl-C).
     """
     _quiet_libraries()
     parser = argparse.ArgumentParser(
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
-        # A command's module imports what is heavy only when it runs, so that help and typing errors come at once.
+        # A command's module imports heavy libraries only when it runs, so that help and typing errors come at once.
         module = importlib.import_module(f"beamscribe.jobs.commands.{name}")
         command = commands.add_parser(
             name,
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description=module.__doc__,
             epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            # Beam's options must pass through, also those that begin like one of ours.
+            # Beam's options must pass through, also those that are beginnings of one of ours.
             allow_abbrev=False,
         )
         module.add_arguments(command)
@@ -74,7 +74,7 @@ def _examples() -> str:
 
 
 def _quiet_libraries() -> None:
-    """Keeps libraries' start-up notes off the terminal; warnings of the job itself still show."""
+    """Keeps the start-up messages of libraries off the terminal; errors still show."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")

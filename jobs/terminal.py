@@ -1,4 +1,4 @@
-"""What is printed to a terminal."""
+"""Prints to a terminal, or to a pipe."""
 
 import contextlib
 import os
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 
 def printable(text: str) -> str:
-    """The text without what would move a terminal's cursor or change its colours."""
+    """The text, with a replacement for each character that would move a terminal's cursor or change its colours."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 @contextlib.contextmanager
 def until_closed() -> Iterator[None]:
-    """What prints within ends quietly where whoever reads the output has enough (`| head`)."""
+    """Ends a block quietly where the reader of its output has closed the pipe, as `head` does."""
     try:
         yield
         sys.stdout.flush()

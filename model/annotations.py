@@ -5,7 +5,7 @@ import csv
 import re
 from pathlib import Path
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import UserError, one_line
 
 _HEADER = ["image", "caption"]
 # `photo.jpg#0<TAB>a caption`; the number counts the captions of a photo.
@@ -90,7 +90,7 @@ def _lines(path: str | Path, kind: str) -> list[tuple[int, str]]:
     except FileNotFoundError:
         raise AnnotationError(f"no {kind} file {path}: check the path") from None
     except OSError as error:
-        raise AnnotationError(f"can't read the {kind} file {path}: {error.strerror}") from None
+        raise AnnotationError(f"can't read the {kind} file {path}: {one_line(error)}") from None
     lines = []
     # Split as bytes: `str.splitlines` also splits at characters that may stand inside a caption.
     for number, raw in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):

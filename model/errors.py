@@ -8,6 +8,18 @@ class UserError(Exception):
     """Something that the user gave is wrong; the message is one line: what, where and what to do."""
 
 
+class InputError(UserError):
+    """Something is wrong with an input of a job; the message is one line.
+
+    Attributes:
+      field: the setting, by its name in `ListOptions`, that says what could not be told; None where there is none.
+    """
+
+    def __init__(self, message: str, field: str | None = None):
+        super().__init__(message)
+        self.field = field
+
+
 def one_line(error: object) -> str:
     """What an error, or a text, says: one line of at most `LONGEST` characters.
 

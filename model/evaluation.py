@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import UserError, one_line
 from beamscribe.model.words.vocabulary import tokenize
 
 # METEOR writes its scores with the decimal sign of Java's language.
@@ -181,4 +181,5 @@ def _ask_meteor(
 def _reason(errors: bytes) -> str:
     """What a Java program wrote about its failure, as one line without the stack."""
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines()]
-    return "; ".join(line for line in lines if line and not line.startswith("at "))[:500] or "it gave no reason"
+    said = "; ".join(line for line in lines if line and not line.startswith("at "))
+    return one_line(said) if said else "it gave no reason"

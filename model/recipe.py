@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 import yaml
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import UserError, one_line
 from beamscribe.model.image_sizes import IMAGE_SIZES
 
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
@@ -161,6 +161,9 @@ class SelfCritical(_Phase):
     reference_share: Share
 
 
+Phase = CrossEntropy | SelfCritical
+
+
 class Search(_Section):
     """The caption settings that the bundle offers as defaults: fields of `CaptionSettings`."""
 
@@ -187,7 +190,7 @@ class Recipe(_Section):
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 0
 
     @property
-    def phases(self) -> dict[str, "CrossEntropy | SelfCritical"]:
+    def phases(self) -> dict[str, Phase]:
         """The phases of training by name, in their order."""
         phases = {"cross_entropy": self.cross_entropy, "self_critical": self.self_critical}
         return {name: phase for name, phase in phases.items() if phase is not None and phase.epochs}
@@ -262,10 +265,10 @@ def text_of(name_or_path: str) -> str:
             )
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"can't read {name_or_path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
-        ) from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"can't read {name_or_path}: it is not UTF-8") from None
+    except OSError as error:
+        raise RecipeError(f"can't read {name_or_path}: {one_line(error)}") from None
 
 
 def parse(text: str, source: str, changes: Sequence[str] = ()) -> Recipe:
@@ -307,7 +310,7 @@ def _read(text: str, source: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{source} is not valid YAML: {one_line(error)}") from None
 
 
 def _explain(fault: Any) -> str:

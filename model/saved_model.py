@@ -1,7 +1,8 @@
 """From a trained encoder and decoder to a SavedModel, pixels in, captions out; and its weights back again."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from beamscribe.model import search
 from beamscribe.model.decoders.base import Decoder
 from beamscribe.model.errors import UserError
 from beamscribe.model.search import Rules
+from beamscribe.model.tensors import Tensor
 from beamscribe.model.words.vocabulary import SPECIALS, Vocabulary
 
 # Inputs of the signatures beside images or features: names, as in `beamscribe.model.search`, and types.
@@ -58,7 +60,7 @@ def restore(folder: Path, encoder: keras.Model | None, decoder: Decoder | None) 
     stored = ((encoder, module.encoder_weights, "encoder"), (decoder, module.decoder_weights, "decoder"))
     for model, weights, name in stored:
         if model is not None:
-            _assign(_variables(model), weights, f"the {name} in {folder.parent}")
+            _assign(model.weights, weights, f"the {name} in {folder.parent}")
 
 
 def _assign(variables: Sequence[keras.Variable], weights: Sequence[tf.Variable], source: str) -> None:
@@ -71,40 +73,54 @@ def _assign(variables: Sequence[keras.Variable], weights: Sequence[tf.Variable],
 
 
 class _Captioner(tf.Module):
+    """What is written: the weights, the words, and the methods that signatures are made of.
+
+    Args:
+      encoder: from photos to features.
+      decoder: of these features.
+      vocabulary: the decoder's.
+    """
+
     def __init__(self, encoder: keras.Model, decoder: Decoder, vocabulary: Vocabulary):
         super().__init__()
         # Kept in functions: as attributes, the models' own float32 variables would be saved, too.
         self._encode, self.encoder_weights = _with_half_weights(encoder, encoder)
         encode_half, _ = _with_half_weights(encoder, encoder, self.encoder_weights)
 
-        def encode_in_half_precision(images):
+        def encode_in_half_precision(images: Tensor) -> Tensor:
             with _half_precision(encoder):
                 return encode_half(images)
 
         self._encode_half = encode_in_half_precision
-        self._search, self.decoder_weights = _with_half_weights(_BeamSearch(decoder), decoder)
-        self._draw, _ = _with_half_weights(_Sampler(decoder), decoder, self.decoder_weights)
+        self._search, self.decoder_weights = _with_half_weights(functools.partial(_found, decoder), decoder)
+        self._draw, _ = _with_half_weights(functools.partial(_drawn, decoder), decoder, self.decoder_weights)
         self._words = tf.constant(["" if word in SPECIALS else word for word in vocabulary.words])
 
-    def features(self, images):
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Photos `[batch, size, size, 3]`, uint8 → `features` `[batch, height, width, channels]`, float16."""
         return {"features": tf.cast(self._encode(images), tf.float16)}
 
-    def features_half(self, images):
+    def features_half(self, images: Tensor) -> dict[str, Tensor]:
+        """As `features`, computed in float16."""
         return {"features": tf.cast(self._encode_half(images), tf.float16)}
 
-    def caption(self, images, **settings):
+    def caption(self, images: Tensor, **settings: Tensor) -> dict[str, Tensor]:
+        """Photos → `captions` and `scores` `[batch, beam_width]`, strings and float32, best first, by beam search."""
         return self._write(self._search({"features": self._encode(images), **settings}))
 
-    def caption_features(self, features, **settings):
+    def caption_features(self, features: Tensor, **settings: Tensor) -> dict[str, Tensor]:
+        """As `caption`, of features as `features` gives them."""
         return self._write(self._search({"features": tf.cast(features, tf.float32), **settings}))
 
-    def sample(self, images, **settings):
+    def sample(self, images: Tensor, **settings: Tensor) -> dict[str, Tensor]:
+        """Photos → `captions` and `scores` `[batch, captions]`, as `caption` gives them, but drawn."""
         return self._write(self._draw({"features": self._encode(images), **settings}))
 
-    def sample_features(self, features, **settings):
+    def sample_features(self, features: Tensor, **settings: Tensor) -> dict[str, Tensor]:
+        """As `sample`, of features as `features` gives them."""
         return self._write(self._draw({"features": tf.cast(features, tf.float32), **settings}))
 
-    def _write(self, found) -> dict[str, Any]:
+    def _write(self, found: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         ids, scores = found
         words = tf.strings.reduce_join(tf.gather(self._words, ids), axis=-1, separator=" ")
         # A clitic ("'s") belongs to the word before it.
@@ -112,36 +128,20 @@ class _Captioner(tf.Module):
         return {"captions": captions, "scores": scores}
 
 
-class _BeamSearch(keras.Model):
+def _found(decoder: Decoder, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """`search.beam_search` with the settings as inputs."""
-
-    def __init__(self, decoder: Decoder):
-        super().__init__()
-        self.decoder = decoder
-        self.built = True
-
-    def call(self, inputs):
-        rules = Rules(**{name: inputs[name] for name in _RULES})
-        return search.beam_search(
-            self.decoder, inputs["features"], inputs["beam_width"], rules, inputs["length_penalty"]
-        )
+    rules = Rules(**{name: inputs[name] for name in _RULES})
+    return search.beam_search(decoder, inputs["features"], inputs["beam_width"], rules, inputs["length_penalty"])
 
 
-class _Sampler(keras.Model):
+def _drawn(decoder: Decoder, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """`search.sample` with the settings as inputs; the best of a photo's captions first."""
-
-    def __init__(self, decoder: Decoder):
-        super().__init__()
-        self.decoder = decoder
-        self.built = True
-
-    def call(self, inputs):
-        rules = Rules(**{name: inputs[name] for name in _RULES})
-        ids, scores = search.sample(
-            self.decoder, inputs["features"], inputs["uniforms"], rules, inputs["top_p"], inputs["temperature"]
-        )
-        best_first = tf.argsort(-scores, stable=True)
-        return tf.gather(ids, best_first, batch_dims=1), tf.gather(scores, best_first, batch_dims=1)
+    rules = Rules(**{name: inputs[name] for name in _RULES})
+    ids, scores = search.sample(
+        decoder, inputs["features"], inputs["uniforms"], rules, inputs["top_p"], inputs["temperature"]
+    )
+    best_first = tf.argsort(-scores, stable=True)
+    return tf.gather(ids, best_first, batch_dims=1), tf.gather(scores, best_first, batch_dims=1)
 
 
 @contextlib.contextmanager
@@ -157,26 +157,26 @@ def _half_precision(model: keras.Model) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-def _variables(model: keras.Model) -> list[keras.Variable]:
-    """A model's weights, whatever training may change, in the order in which they are stored."""
-    return [variable for variable in model.variables if "seed_generator" not in variable.path]
-
-
 def _with_half_weights(
-    model: keras.Model, network: keras.Model, weights: list[tf.Variable] | None = None
-) -> tuple[Any, list[tf.Variable]]:
-    """A function that runs a model with float16 copies of its network's weights, and those copies."""
-    variables = _variables(network)
-    halves = weights or [tf.Variable(tf.cast(v.value, tf.float16), trainable=False) for v in variables]
-    # Other variables are the states of dropout's generators, which inference never asks.
-    others = {id(v): v.numpy() for v in model.variables if "seed_generator" in v.path}
+    function: Callable[[Any], Any], network: keras.Model, weights: list[tf.Variable] | None = None
+) -> tuple[Callable[[Any], Any], list[tf.Variable]]:
+    """Makes a function run with float16 copies of a network's weights.
+
+    Args:
+      function: of one argument; uses the network.
+      network: whose weights are meant, all of them, whatever training may change.
+      weights: the copies, where they are made already.
+
+    Returns:
+      The function, and the copies, in the order of the network's weights.
+    """
+    halves = weights or [tf.Variable(tf.cast(w.value, tf.float16), trainable=False) for w in network.weights]
 
     # A function of its own, so that signatures that differ in what comes before it share one trace of it.
     @tf.function
-    def run(inputs):
-        values = others | {id(v): tf.cast(half, tf.float32) for v, half in zip(variables, halves, strict=True)}
-        kinds = (model.trainable_variables, model.non_trainable_variables)
-        outputs, _ = model.stateless_call(*[[values[id(v)] for v in kind] for kind in kinds], inputs)
-        return outputs
+    def run(inputs: Any) -> Any:
+        values = [tf.cast(half, tf.float32) for half in halves]
+        with keras.StatelessScope(zip(network.weights, values, strict=True)):
+            return function(inputs)
 
     return lambda inputs: run(inputs), halves

@@ -1,12 +1,13 @@
 """Turning a decoder's predictions into captions: beam search and sampling, with the same rules for both."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from beamscribe.model.decoders.base import Decoder, State
+from beamscribe.model.tensors import Tensor
 from beamscribe.model.words.vocabulary import END, PAD, START, UNKNOWN
 
 IMPOSSIBLE = -1e9
@@ -23,12 +24,14 @@ class Rules(NamedTuple):
       no_repeat_ngram: no sequence of so many words occurs twice in a caption; 0 allows all.
     """
 
-    max_length: Any
-    min_length: Any = 1
-    no_repeat_ngram: Any = 0
+    max_length: Tensor
+    min_length: Tensor = 1
+    no_repeat_ngram: Tensor = 0
 
 
-def beam_search(decoder: Decoder, features, beam_width, rules: Rules, length_penalty):
+def beam_search(
+    decoder: Decoder, features: Tensor, beam_width: Tensor, rules: Rules, length_penalty: Tensor
+) -> tuple[Tensor, Tensor]:
     """Writes the most probable captions of each photo.
 
     Finished captions compete with unfinished ones for the beam, and are ranked at the end by log-probability over
@@ -51,10 +54,10 @@ def beam_search(decoder: Decoder, features, beam_width, rules: Rules, length_pen
     # What has ended can only be padded, at no cost.
     padding = ops.where(vocabulary == PAD, 0.0, IMPOSSIBLE)
 
-    def unfinished(position, last, ids, totals, words):
+    def unfinished(position: Tensor, last: Tensor, ids: Tensor, totals: Tensor, words: tuple) -> Tensor:
         return (position <= rules.max_length) & ops.any(~_ended(last))
 
-    def advance(position, last, ids, totals, words):
+    def advance(position: Tensor, last: Tensor, ids: Tensor, totals: Tensor, words: tuple) -> tuple:
         logits, state = decoder.step(last, position, State(photo, words))
         log_probabilities = _permitted(ops.log_softmax(logits), ids, position, rules)
         log_probabilities = ops.where(_ended(last)[..., None], padding, log_probabilities)
@@ -78,7 +81,14 @@ def beam_search(decoder: Decoder, features, beam_width, rules: Rules, length_pen
     return ids, ops.take_along_axis(totals / lengths, best_first, axis=1)
 
 
-def sample(decoder: Decoder, features, uniforms, rules: Rules, top_p=None, temperature=1.0):
+def sample(
+    decoder: Decoder,
+    features: Tensor,
+    uniforms: Tensor,
+    rules: Rules,
+    top_p: Tensor | None = None,
+    temperature: Tensor = 1.0,
+) -> tuple[Tensor, Tensor]:
     """Draws captions from the decoder's distribution.
 
     Args:
@@ -96,10 +106,10 @@ def sample(decoder: Decoder, features, uniforms, rules: Rules, top_p=None, tempe
     # Rounded to 1, a draw would lie past the last word.
     uniforms = ops.minimum(uniforms, 1 - 1e-6)
 
-    def unfinished(position, last, ids, totals, words):
+    def unfinished(position: Tensor, last: Tensor, ids: Tensor, totals: Tensor, words: tuple) -> Tensor:
         return (position <= rules.max_length) & ops.any(~_ended(last))
 
-    def advance(position, last, ids, totals, words):
+    def advance(position: Tensor, last: Tensor, ids: Tensor, totals: Tensor, words: tuple) -> tuple:
         logits, state = decoder.step(last, position, State(photo, words))
         probabilities = ops.softmax(_permitted(logits / temperature, ids, position, rules))
         drawn = _draw(probabilities, ops.take(uniforms, position, axis=-1), top_p)
@@ -118,7 +128,7 @@ def sample(decoder: Decoder, features, uniforms, rules: Rules, top_p=None, tempe
     return ids, totals / _lengths(ids)
 
 
-def _draw(probabilities, uniform, top_p):
+def _draw(probabilities: Tensor, uniform: Tensor, top_p: Tensor | None) -> Tensor:
     """Inverts the distribution function at `uniform` `[batch, captions]`; returns ids of that shape."""
     if top_p is None:
         return _invert(probabilities, uniform)
@@ -129,23 +139,24 @@ def _draw(probabilities, uniform, top_p):
     return ops.cast(ops.take_along_axis(ids, place[..., None], axis=-1)[..., 0], "int32")
 
 
-def _invert(weights, uniform):
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The first place where the sum of `weights` `[…, places]` passes `uniform` `[…]` times that of all, int32."""
     cumulated = ops.cumsum(weights, axis=-1)
     reached = cumulated > uniform[..., None] * cumulated[..., -1:]
     # Compiled, sums are rounded each in its own way, and may rise where a weight is 0.
     return ops.argmax(reached & (weights > 0), axis=-1)
 
 
-def _ended(last):
+def _ended(last: Tensor) -> Tensor:
     return (last == END) | (last == PAD)
 
 
-def _lengths(ids):
+def _lengths(ids: Tensor) -> Tensor:
     """Tokens of each caption, the end token counted, float32."""
     return ops.cast(ops.maximum(ops.sum(ops.cast(ids != PAD, "int32"), axis=-1), 1), "float32")
 
 
-def _permitted(scores, ids, position, rules: Rules):
+def _permitted(scores: Tensor, ids: Tensor, position: Tensor, rules: Rules) -> Tensor:
     """Rules out what is no word, what the rules forbid, and all but `END` after the longest caption."""
     vocabulary = np.arange(scores.shape[-1])
     no_word = np.isin(vocabulary, NO_WORD)
@@ -159,7 +170,7 @@ def _permitted(scores, ids, position, rules: Rules):
     )
 
 
-def _without_repetition(scores, ids, position, size):
+def _without_repetition(scores: Tensor, ids: Tensor, position: Tensor, size: Tensor) -> Tensor:
     """Rules out every word that would repeat an n-gram of `size` words."""
     batch, rows, slots = ops.shape(ids)
     places, back = ops.arange(slots), ops.arange(1, slots)
@@ -179,16 +190,16 @@ def _without_repetition(scores, ids, position, size):
     return ops.reshape(flat, ops.shape(scores))
 
 
-def _write(ids, last, position):
+def _write(ids: Tensor, last: Tensor, position: Tensor) -> Tensor:
     return ops.where(ops.arange(ids.shape[-1]) == position, last[..., None], ids)
 
 
-def _reorder(words: tuple, parents) -> tuple:
+def _reorder(words: tuple, parents: Tensor) -> tuple:
     """Makes beam `i` of each photo go on from beam `parents[:, i]`; `parents` is `[batch, beams]`, int32."""
     batch, beams = ops.shape(parents)
     rows = ops.reshape(ops.arange(batch)[:, None] * beams + parents, (-1,))
 
-    def reorder(tensor):
+    def reorder(tensor: Tensor) -> Tensor:
         # Whole rows at a time: `take_along_axis` would look every number up.
         return ops.reshape(ops.take(ops.reshape(tensor, (batch * beams, -1)), rows, axis=0), ops.shape(tensor))
 
@@ -202,7 +213,7 @@ class BeamSearch(keras.Model):
         super().__init__(name="beam_search")
         self.decoder, self.beam_width, self.rules, self.length_penalty = decoder, beam_width, rules, length_penalty
 
-    def call(self, features):
+    def call(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """`[batch, height, width, channels]` → ids and scores, as `beam_search` returns them."""
         return beam_search(self.decoder, features, self.beam_width, self.rules, self.length_penalty)
 
@@ -214,7 +225,7 @@ class Sampler(keras.Model):
         super().__init__(name="sampler")
         self.decoder, self.rules = decoder, rules
 
-    def call(self, inputs):
+    def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """Features `[batch, height, width, channels]` and uniform numbers → ids, as `sample` returns them."""
         features, uniforms = inputs
         return sample(self.decoder, features, uniforms, self.rules)[0]

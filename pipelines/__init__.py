@@ -1,1 +1,1 @@
-"""Beam pipelines that caption archives and prepare training data. Imports no TensorFlow at module level."""
+"""Beam pipelines that caption archives and prepare training data. No module imports TensorFlow at its top level."""

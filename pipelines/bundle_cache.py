@@ -1,4 +1,4 @@
-"""Model bundles where they are needed: those of a remote store are fetched once a machine."""
+"""Finds model bundles, and fetches those in a remote store once per machine."""
 
 import os
 import shutil
@@ -12,43 +12,45 @@ from beamscribe.model.bundle import Description
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import rows
+from beamscribe.pipelines.stores import uris
 
 
 def located(uri: str | None) -> str:
-    """A bundle as it is passed on to workers: the package's own, which may lie elsewhere there, as an empty text."""
+    """The URI by which workers find a bundle: empty for the bundle in the package, whose path differs by machine."""
     if not uri:
         return ""
-    return os.path.abspath(stores.local_path(uri)) if stores.is_local(uri) else uri.rstrip("/")
+    return os.path.abspath(uris.local_path(uri)) if stores.is_local(uri) else uri.rstrip("/")
 
 
 def described(uri: str) -> Description:
-    """What a bundle says of itself; the files of a remote one are checked where they are fetched.
+    """Reads a bundle's description. The files of a local bundle are checked; those of a remote one when it is fetched.
 
     Args:
-      uri: of the bundle, as `located` gives it.
+      uri: URI of the bundle, as `located` returns it.
 
     Raises:
-      UserError: it is no bundle, it can't be read, or a file of it is missing or changed.
+      UserError: the folder is not a bundle or can't be read, or a file of the bundle is missing or changed.
     """
     if stores.is_local(uri):
         return bundle.describe(_folder(uri))
+    path = stores.join(uri, bundle.DESCRIPTION)
     try:
-        return bundle.parse(stores.read(stores.join(uri, bundle.DESCRIPTION)), uri)
+        return Description.from_json(stores.read(path), path)
     except FileNotFoundError:
         raise UserError(f"{uri} is not a model bundle: it has no {bundle.DESCRIPTION}") from None
     except OSError as error:
-        raise UserError(f"the bundle {uri} can't be read: {error}") from None
+        raise UserError(f"can't read the bundle {uri}: {error}") from None
 
 
 def fetched(uri: str, fingerprint: str) -> Path:
-    """The folder of a bundle on this machine.
+    """The folder of a bundle on this machine; a remote bundle is fetched if this machine has no copy of it.
 
     Args:
-      uri: of the bundle, as `located` gives it.
-      fingerprint: that it must have.
+      uri: URI of the bundle, as `located` returns it.
+      fingerprint: fingerprint that the bundle must have.
 
     Raises:
-      UserError: it is another one, it is damaged, or it can't be fetched.
+      UserError: the bundle has another fingerprint, is damaged, or can't be fetched.
     """
     if stores.is_local(uri):
         folder = _folder(uri)
@@ -58,12 +60,12 @@ def fetched(uri: str, fingerprint: str) -> Path:
     folder = cache / fingerprint
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        # One process fetches it, and the others of the machine wait.
+        # One process fetches the bundle, while the other processes of the machine wait.
         with filelock.FileLock(cache / f"{fingerprint}.lock"):
             if not _is_whole(folder, fingerprint):
                 _fetch(uri, folder, fingerprint)
     except OSError as error:
-        raise UserError(f"the bundle {uri} can't be fetched: {error}") from None
+        raise UserError(f"can't fetch the bundle {uri}: {error}") from None
     return folder
 
 
@@ -77,7 +79,10 @@ def _check(folder: Path, name: str, fingerprint: str) -> None:
     except UserError as error:
         raise UserError(str(error).replace(str(folder), name)) from None
     if found != fingerprint:
-        raise UserError(f"the bundle {name} is not the one that the job was started with: {found}, not {fingerprint}")
+        raise UserError(
+            f"the bundle {name} is not the one that the job was started with: its fingerprint is {found}, not "
+            f"{fingerprint}; provide the same bundle on every machine"
+        )
 
 
 def _is_whole(folder: Path, fingerprint: str) -> bool:
@@ -89,7 +94,7 @@ def _is_whole(folder: Path, fingerprint: str) -> bool:
 
 
 def _fetch(uri: str, folder: Path, fingerprint: str) -> None:
-    """Downloads a bundle beside its place, and moves it there once it is whole."""
+    """Downloads a bundle to a temporary folder, checks it, and renames the folder."""
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         for file, data in rows.read_ahead(stores.read, stores.within(uri, "**")):

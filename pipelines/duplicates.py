@@ -1,4 +1,4 @@
-"""Photos with the same bytes: found before they are captioned, so that only one of them is."""
+"""Finds photos with the same bytes before they are captioned, so that only one of them is captioned."""
 
 import collections
 import concurrent.futures
@@ -14,18 +14,18 @@ from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import reading
 from beamscribe.pipelines.sources.base import ListOptions
 
-# Photos of one size lie in one part.
+# Photos are compared in this many parts; photos of equal size are in the same part.
 PARTS = 256
-# What is read of a photo at first.
+# Bytes at the start of large local photos that are compared first.
 HEAD_BYTES = 65536
-# Files of a part that can't be read, after which no more are: each may have cost a minute of patience.
-MOST_FAILURES = 16
-# Files that are read at once: on a remote store that is mostly waiting.
+# After this many standalone files can't be read, no more are: retries may have taken a minute for each.
+MAX_FAILURES = 16
+# Files to read in parallel: reading from a remote store is mostly waiting.
 _READERS = 8
 
 
 def by_size(photos: Iterable[PhotoRef]) -> Iterator[tuple[int, tuple[PhotoRef, ...]]]:
-    """Photos to be compared with those of their part; those of unknown size have no equals, and lie in any."""
+    """Groups photos into parts by size. A photo of unknown size goes to any part, since it is never compared."""
     parts: dict[int, list[PhotoRef]] = collections.defaultdict(list)
     for ref in photos:
         key = ref.size or zlib.crc32(ref.photo.encode())
@@ -35,10 +35,17 @@ def by_size(photos: Iterable[PhotoRef]) -> Iterator[tuple[int, tuple[PhotoRef, .
 
 
 def marked(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRef]:
-    """The photos of a part, each that has the bytes of another one marked `same_as` that one.
+    """Marks the duplicates among the photos of a part.
 
-    Only photos of equal size are read, unless listing knew their digests. Those whose MD5 it knew are compared with
-    each other only.
+    Only photos of equal size are read, unless the listing contains their digests. Photos with an MD5 in the listing are
+    only compared with each other.
+
+    Args:
+      photos: photos of one part.
+      options: how containers are read.
+
+    Yields:
+      Each photo; of photos with the same bytes, all but one have `same_as` set to that one.
     """
     sizes: dict[tuple[int, bool], list[PhotoRef]] = collections.defaultdict(list)
     for ref in photos:
@@ -57,22 +64,22 @@ def marked(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRe
 
 
 def _alike(refs: Sequence[PhotoRef]) -> set[PhotoRef]:
-    """Those photos of one size that may have the bytes of others of them."""
+    """Selects, from photos of equal size, those that may have the same bytes as another one of them."""
     if len(refs) == 1:
         return set()
     if not all(ref.size > HEAD_BYTES and not ref.container and stores.is_local(ref.photo) for ref in refs):
         return set(refs)
-    # Large photos mostly differ in their first bytes already, which hold the time when they were taken.
+    # Large photos mostly differ in their first bytes, which contain the time of the shot.
     heads: dict[bytes, set[PhotoRef]] = collections.defaultdict(set)
     for ref in refs:
-        # One that can't be read is like no other: reading it in its turn says why.
+        # A photo that can't be read counts as different from all others; reading it for its caption reports why.
         with contextlib.suppress(OSError):
             heads[hashlib.sha256(stores.head(ref.photo, HEAD_BYTES)).digest()].add(ref)
     return {ref for same in heads.values() if len(same) > 1 for ref in same}
 
 
 def _with_digests(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRef]:
-    """The photos with their digests; one that can't be read stays without, and is read again in its turn."""
+    """Adds digests to photos; a photo that can't be read gets none, and is read again for its caption."""
     ordered = sorted(photos, key=lambda ref: (ref.container, ref.block, ref.place, ref.photo))
     for container, refs in reading.by_container(ordered):
         unknown = [ref for ref in refs if not (ref.sha256 or ref.md5)]
@@ -82,13 +89,13 @@ def _with_digests(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[
 
 
 def _of_files(refs: Sequence[PhotoRef]) -> Iterator[str]:
-    """The digests of files of their own, several read at once; of none any more where the store seems to be gone."""
+    """Yields the digests of standalone files; gives up after `MAX_FAILURES` failures and yields empty digests."""
     failures = itertools.count(1)
     gone = threading.Event()
 
     def digest(ref: PhotoRef) -> str:
         found = "" if gone.is_set() else _digest(reading.read_photo(ref))
-        if not found and next(failures) == MOST_FAILURES:
+        if not found and next(failures) == MAX_FAILURES:
             gone.set()
         return found
 

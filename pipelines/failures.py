@@ -1,11 +1,13 @@
-"""Why a photo could not be captioned: a closed list of codes."""
+"""The reasons why a photo can't be captioned: a closed list of error codes."""
 
 import enum
 from typing import NamedTuple
 
+from beamscribe.model.errors import one_line
+
 
 class Stage(enum.StrEnum):
-    """Where in the work a photo failed."""
+    """The stage of the job in which a photo failed."""
 
     LIST = "list"
     READ = "read"
@@ -14,7 +16,7 @@ class Stage(enum.StrEnum):
 
 
 class ErrorCode(enum.StrEnum):
-    """What was wrong."""
+    """The kind of failure."""
 
     NOT_FOUND = "not_found"
     PERMISSION = "permission"
@@ -33,24 +35,24 @@ class ErrorCode(enum.StrEnum):
 
     @property
     def sentence(self) -> str:
-        """What it means."""
+        """The meaning of the code, for users."""
         return _MEANINGS[self].sentence
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Where it can happen."""
+        """The stages in which the failure can happen."""
         return _MEANINGS[self].stages
 
     @property
-    def passing(self) -> bool:
-        """Whether it may be gone at the next run, which therefore tries the photo again."""
-        return _MEANINGS[self].passing
+    def transient(self) -> bool:
+        """Whether the failure may be gone in the next run, which therefore tries the photo again."""
+        return _MEANINGS[self].transient
 
 
 class _Meaning(NamedTuple):
     sentence: str
     stages: tuple[Stage, ...]
-    passing: bool = False
+    transient: bool = False
 
 
 _FINDING = (Stage.LIST, Stage.READ)
@@ -58,37 +60,35 @@ _ANYWHERE = (Stage.LIST, Stage.READ, Stage.DECODE)
 
 _MEANINGS = {
     ErrorCode.NOT_FOUND: _Meaning(
-        "The file was listed, but there is nothing to open (a link to nothing, say).", _FINDING, passing=True
+        "The listed file does not exist (for example, it is a broken link).", _FINDING, transient=True
     ),
-    ErrorCode.PERMISSION: _Meaning("The store did not allow reading it.", _FINDING, passing=True),
-    ErrorCode.UNREADABLE: _Meaning("Opening or reading it failed for another reason.", _FINDING, passing=True),
-    ErrorCode.CHANGED_WHILE_READING: _Meaning(
-        "The bytes are no longer those that were listed.", (Stage.READ,), passing=True
-    ),
+    ErrorCode.PERMISSION: _Meaning("The store denied access to the file.", _FINDING, transient=True),
+    ErrorCode.UNREADABLE: _Meaning("Opening or reading the file failed for another reason.", _FINDING, transient=True),
+    ErrorCode.CHANGED_WHILE_READING: _Meaning("The file changed after it was listed.", (Stage.READ,), transient=True),
     ErrorCode.EMPTY: _Meaning("The file has no bytes.", (Stage.READ, Stage.DECODE)),
     ErrorCode.NOT_AN_IMAGE: _Meaning(
-        "The bytes are not those of any photo format, whatever the name says.", (Stage.DECODE,)
+        "The bytes are in no known photo format, whatever the file's name suggests.", (Stage.DECODE,)
     ),
     ErrorCode.UNSUPPORTED_FORMAT: _Meaning(
-        "The bytes are of a known format, or of a variant of one, that is not decoded.", _ANYWHERE
+        "Beamscribe recognizes the format but can't decode it, or can't decode this variant of it.", _ANYWHERE
     ),
-    ErrorCode.TRUNCATED: _Meaning("The file, or the archive that it lies in, ends before the photo does.", _ANYWHERE),
-    ErrorCode.CORRUPT: _Meaning(
-        "The file begins like a photo, or like an archive of them, but can't be decoded.", _ANYWHERE
-    ),
-    ErrorCode.TOO_SMALL: _Meaning("A side of the photo has too few pixels to show anything.", (Stage.DECODE,)),
+    ErrorCode.TRUNCATED: _Meaning("The file, or the archive that contains it, ends before the photo does.", _ANYWHERE),
+    ErrorCode.CORRUPT: _Meaning("The file starts like a photo or an archive, but can't be decoded.", _ANYWHERE),
+    ErrorCode.TOO_SMALL: _Meaning("One side of the photo has too few pixels to show anything.", (Stage.DECODE,)),
     ErrorCode.TOO_LARGE: _Meaning(
-        "The photo has more pixels or bytes than the limit, or needs more memory than a decoder may use.",
+        "The photo has more pixels or bytes than the limit, or needs more memory than an image process may use.",
         (Stage.READ, Stage.DECODE),
     ),
-    ErrorCode.TIMEOUT: _Meaning("Decoding it alone took longer than the limit.", (Stage.DECODE,), passing=True),
-    ErrorCode.DECODER_CRASH: _Meaning("The decoder's process died on it.", (Stage.DECODE,)),
-    ErrorCode.MODEL_ERROR: _Meaning("The model failed on it.", (Stage.CAPTION,), passing=True),
+    ErrorCode.TIMEOUT: _Meaning(
+        "Decoding the photo alone took longer than the limit.", (Stage.DECODE,), transient=True
+    ),
+    ErrorCode.DECODER_CRASH: _Meaning("The image process died while it decoded the photo.", (Stage.DECODE,)),
+    ErrorCode.MODEL_ERROR: _Meaning("The model failed on the photo.", (Stage.CAPTION,), transient=True),
 }
 
 
 class Failure(NamedTuple):
-    """Why one photo has no caption."""
+    """Why a photo has no caption: the stage, the error code, and a message of one line."""
 
     stage: Stage
     error: ErrorCode
@@ -96,8 +96,12 @@ class Failure(NamedTuple):
 
 
 def of_error(stage: Stage, error: Exception) -> Failure:
-    """What an error says of why a file can't be read, in one line."""
+    """Describes the error that reading a file raised.
+
+    Args:
+      stage: the stage in which the error was raised.
+      error: any error; one that is not about a missing file or a permission gets the code `unreadable`.
+    """
     kinds = {FileNotFoundError: ErrorCode.NOT_FOUND, PermissionError: ErrorCode.PERMISSION}
     code = next((code for kind, code in kinds.items() if isinstance(error, kind)), ErrorCode.UNREADABLE)
-    reason = error.strerror if isinstance(error, OSError) else None
-    return Failure(stage, code, reason or " ".join(str(error).split())[:300] or type(error).__name__)
+    return Failure(stage, code, one_line(error))

@@ -1,4 +1,4 @@
-"""Runs a model over a shard of photos: reading and decoding ahead, in batches, failures apart."""
+"""Runs a model on the photos of a shard, in batches; photos that could not be read or decoded pass it by."""
 
 import dataclasses
 import logging
@@ -7,22 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from beamscribe.model.errors import one_line
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
-from beamscribe.pipelines.images import process_pool
-from beamscribe.pipelines.images.process_pool import Photo, ReadOptions
 from beamscribe.pipelines.photos import PhotoRef, Shard
+from beamscribe.pipelines.sources import photo_reader
+from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
 
 _LOGGER = logging.getLogger(__name__)
 
-# Batches of so many photos have failed for no photo's sake.
+# Batch sizes that failed although every photo of the batch worked in a smaller batch.
 _blamed: set[int] = set()
 
 
 @dataclasses.dataclass(frozen=True)
 class PhotoStream:
-    """A shard's photos, read and decoded only when they are asked for.
+    """The photos of a shard, which are read and decoded when `pictures` is iterated.
 
-    It crosses steps as references; pixels exist only where it is iterated.
+    Only the references pass from step to step, never the pixels.
     """
 
     shard: Shard
@@ -31,21 +32,29 @@ class PhotoStream:
         return len(self.shard)
 
     def pictures(self, size: int, options: ReadOptions = ReadOptions()) -> Iterator[Photo]:
-        """Every photo that is to be read, in the shard's order, resized to `[size, size, 3]`, or its failure."""
-        return process_pool.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
+        """Reads the photos of the shard, except its duplicates, and converts them to pixels.
+
+        Args:
+          size: height and width of the results, pixels.
+          options: how photos are read and converted.
+
+        Yields:
+          Each photo, in the shard's order, with pixels `[size, size, 3]`, uint8, or with its failure.
+        """
+        return photo_reader.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
 
 
-# From images `[batch, size, size, 3]`, uint8, and their photos' URIs or paths, to one result for each.
+# Takes images `[batch, size, size, 3]`, uint8, and the photos' URIs or paths; returns one result per photo.
 Model = Callable[[np.ndarray, list[str]], Any]
 
 
 def infer(photos: Iterable[Photo], model: Model, batch_size: int) -> Iterator[tuple[Photo, Any]]:
-    """Runs a model on the photos that decoded.
+    """Runs a model on photos, in batches.
 
     Args:
-      photos: decoded photos and failures.
-      model: what makes the results.
-      batch_size: most photos in one call.
+      photos: photos with their pixels or failures.
+      model: called with each batch.
+      batch_size: maximum number of photos in one call of the model.
 
     Yields:
       Each photo, in order, with its result or its `Failure`.
@@ -58,7 +67,7 @@ def infer(photos: Iterable[Photo], model: Model, batch_size: int) -> Iterator[tu
 
 
 def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
-    """Groups photos until `size` of them have pixels; failures ride along."""
+    """Groups photos so that `size` photos of each group, except the last, have pixels; failed photos come with them."""
     batch: list[Photo] = []
     good = 0
     for photo in photos:
@@ -72,14 +81,14 @@ def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
 
 
 def _run(model: Model, photos: list[Photo]) -> list[Any]:
-    """Results of photos at once or, where that fails, of each half: whatever the error is, it costs no other photo."""
+    """Runs the model on a batch; if that fails, on each half of it, so that one photo's error fails no other photo."""
     if not photos:
         return []
     try:
         images: Any = [photo.picture.pixels for photo in photos]
         return list(model(np.stack(images), [photo.ref.photo for photo in photos]))
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        message = " ".join(str(error).split())[:500] or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - a model may raise anything
+        message = one_line(error)
     if len(photos) == 1:
         return [Failure(Stage.CAPTION, ErrorCode.MODEL_ERROR, message)]
     middle = len(photos) // 2
@@ -90,10 +99,10 @@ def _run(model: Model, photos: list[Photo]) -> list[Any]:
 
 
 def _blame_size(photos: int, message: str) -> None:
-    """Says, once a process, that so many photos at once fail, and the same photos in smaller batches don't."""
+    """Logs, once per process and batch size, that a batch of this size failed and smaller ones did not."""
     if photos not in _blamed:
         _blamed.add(photos)
-        _LOGGER.error("%d photos at once fail, fewer don't; choose a smaller --batch-size: %s", photos, message)
+        _LOGGER.error("a batch of %d photos failed, smaller ones did not; reduce the batch size: %s", photos, message)
 
 
 def shards_of(photos: Sequence[PhotoRef], size: int) -> Iterator[Shard]:

@@ -1,4 +1,4 @@
-"""The record of what is done: the committed rows themselves, as digests that a listing is compared with."""
+"""The ledger: the committed rows of earlier runs, as digests that the listing is compared with."""
 
 import collections
 import dataclasses
@@ -13,33 +13,33 @@ import numpy as np
 import pyarrow as pa
 
 from beamscribe.pipelines.failures import ErrorCode
-from beamscribe.pipelines.output import rows
+from beamscribe.pipelines.output import current, layout, rows
 from beamscribe.pipelines.photos import FAILED, PhotoRef
 
-# Listing and ledger are compared in parts, each of which must fit into a worker's memory.
+# The listing and the ledger are compared in this many parts; each part must fit in a worker's memory.
 PARTS = 256
 
-_PASSING = frozenset(code.value for code in ErrorCode if code.passing)
+_TRANSIENT = frozenset(code.value for code in ErrorCode if code.transient)
 _COLUMNS = ["photo", "etag", "status", "error", "model", "settings", "written_at"]
-# Files that one element stands for: more rows of a part lie together.
-_FILES = 64
+# Shard files in one element: with more files, an element holds more rows of each part.
+_FILES_PER_ELEMENT = 64
 
-# What is kept of a row: 34 bytes.
+# The ledger's entry for a row, 34 bytes.
 _ENTRY = np.dtype([("photo", "V16"), ("etag", "u8"), ("written_at", "i8"), ("failure", "u1"), ("difference", "u1")])
-_PERMANENT_FAILURE, _PASSING_FAILURE = 1, 2
+_PERMANENT_FAILURE, _TRANSIENT_FAILURE = 1, 2
 _OTHER_MODEL, _OTHER_SETTINGS = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class DoneRule:
-    """Which rows mean that a photo need not be captioned again.
+    """Decides from a photo's current row whether the photo is done.
 
     Attributes:
-      model, settings: fingerprints of what the run captions with.
-      recaption: what is to be done again, photos captioned by another `model` or with other `settings`, those that
-        `failed` for good, or `all`.
-      since: rows of this time and later count as done whatever `recaption` says: they are of an earlier attempt at
-        the same; None where there was none.
+      model, settings: fingerprints of the model and of the settings that the run captions with.
+      recaption: photos to caption again: `model` and `settings` for those captioned by another model or with other
+        settings, `failed` for those with a permanent failure, `all` for all.
+      since: rows written at this time or later count as done whatever `recaption` says, because an unfinished run of
+        the same job wrote them; None if there was no such run.
     """
 
     model: str
@@ -48,8 +48,8 @@ class DoneRule:
     since: datetime.datetime | None = None
 
     def is_done(self, entry: "Entry") -> bool:
-        """Whether a photo whose bytes have not changed since needs nothing more."""
-        if entry.failure == _PASSING_FAILURE:
+        """Whether a photo is done, given that its bytes have not changed since the entry was written."""
+        if entry.failure == _TRANSIENT_FAILURE:
             return False
         if self.since and entry.written_at >= _microseconds(self.since):
             return True
@@ -62,7 +62,14 @@ class DoneRule:
 
 
 class Entry(NamedTuple):
-    """What the ledger knows of a photo: its latest row."""
+    """The ledger's entry for a photo, from its current row.
+
+    Attributes:
+      etag: digest of the etag, as `etag_digest` gives it.
+      written_at: time of writing, microseconds since 1970.
+      failure: 0 for a captioned photo; else whether the failure is permanent or transient.
+      difference: flags: another model, other settings.
+    """
 
     etag: int
     written_at: int
@@ -72,18 +79,25 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass
 class ReadLedger(beam.PTransform):
-    """From an output folder to the entries of all runs but one's own: (part, entries) pairs.
+    """Reads the ledger entries of all earlier runs.
 
     Attributes:
-      run: the own run, whose rows a plan never reads: else a second attempt would plan less.
-      rule: whose model and settings the entries are compared with.
+      run: id of the planned run. Its own rows are skipped: otherwise a second attempt would plan fewer photos.
+      rule: holds the model and the settings that rows are compared with.
     """
 
     run: str
     rule: DoneRule
 
-    def expand(self, outputs):
-        """`outputs` holds the one output folder."""
+    def expand(self, outputs: beam.PCollection[str]) -> beam.PCollection[tuple[int, np.ndarray]]:
+        """Reads the entries of an output folder.
+
+        Args:
+          outputs: one element: the output folder.
+
+        Returns:
+          (part, entries) pairs; entries is an array of ledger entries, one per row.
+        """
         return (
             outputs
             | "ListCommitted" >> beam.FlatMap(committed_files, self.run)
@@ -93,16 +107,15 @@ class ReadLedger(beam.PTransform):
 
 
 def committed_files(output: str, without_run: str) -> Iterator[list[str]]:
-    """The shard files of all runs but one, some in each list."""
-    own = f"run={without_run}"
-    files = (path for path in rows.committed_files(output) if own not in path.split("/"))
-    while several := list(itertools.islice(files, _FILES)):
+    """Lists the shard files of all runs except one, in groups."""
+    files = (path for path in layout.committed_files(output) if layout.run_of(path) != without_run)
+    while several := list(itertools.islice(files, _FILES_PER_ELEMENT)):
         yield several
 
 
 def entries_of(files: Sequence[str], rule: DoneRule) -> Iterator[tuple[int, np.ndarray]]:
-    """The entries of some shard files' rows, an array for each part that has any."""
-    for tables in _some(rows.read_batches(files, _COLUMNS)):
+    """Reads the entries of the rows of some shard files, as (part, entries) pairs."""
+    for tables in _grouped(rows.read_batches(files, _COLUMNS)):
         entries = np.concatenate([_entries(table, rule) for table in tables])
         parts = np.ascontiguousarray(entries["photo"]).view("u1")[15::16].astype(int) % PARTS
         order = np.argsort(parts, kind="stable")
@@ -111,17 +124,17 @@ def entries_of(files: Sequence[str], rule: DoneRule) -> Iterator[tuple[int, np.n
 
 
 def latest(arrays: Iterable[np.ndarray]) -> dict[bytes, Entry]:
-    """The latest entry of each photo, by the photo's digest."""
+    """Maps the digest of each photo to the entry of its current row."""
     together = np.concatenate([np.empty(0, _ENTRY), *arrays])
-    # Later ones replace earlier ones.
-    together = together[np.argsort(together["written_at"], kind="stable")]
+    # The dictionary keeps the last entry of each photo.
+    together = together[current.by_precedence(together["written_at"])]
     names = ("etag", "written_at", "failure", "difference")
     columns = (together[name].tolist() for name in names)
     return dict(zip(together["photo"].tolist(), map(Entry, *columns), strict=True))
 
 
 def by_part(photos: Iterable[PhotoRef]) -> Iterator[tuple[int, tuple[PhotoRef, ...]]]:
-    """Photos to be compared with the entries of their part."""
+    """Groups photos by the part of the ledger that they are compared with."""
     parts: Mapping[int, list[PhotoRef]] = collections.defaultdict(list)
     for ref in photos:
         parts[photo_digest(ref.photo)[-1] % PARTS].append(ref)
@@ -130,17 +143,17 @@ def by_part(photos: Iterable[PhotoRef]) -> Iterator[tuple[int, tuple[PhotoRef, .
 
 
 def photo_digest(photo: str) -> bytes:
-    """16 bytes that stand for a photo's URI."""
+    """The digest of a photo's URI, 16 bytes."""
     return hashlib.blake2b(photo.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def etag_digest(etag: str) -> int:
-    """A number of 64 bits that stands for an etag."""
+    """The digest of an etag, an unsigned 64-bit integer."""
     return int.from_bytes(hashlib.blake2b(etag.encode(), digest_size=8).digest(), "big")
 
 
-def _some(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
-    """Tables of 100,000 rows and more together."""
+def _grouped(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
+    """Groups tables so that each group, except the last, has at least 100,000 rows."""
     several: list[pa.Table] = []
     for table in tables:
         several.append(table)
@@ -156,9 +169,9 @@ def _entries(table: pa.Table, rule: DoneRule) -> np.ndarray:
     columns = {name: table[name].to_pylist() for name in _COLUMNS if name != "written_at"}
     entries["photo"] = np.frombuffer(b"".join(map(photo_digest, columns["photo"])), "V16")
     entries["etag"] = np.fromiter(map(etag_digest, columns["etag"]), "u8", len(table))
-    entries["written_at"] = table["written_at"].cast("int64").to_numpy()
+    entries["written_at"] = rows.written_at(table)
     entries["failure"] = [
-        0 if status != FAILED else _PASSING_FAILURE if error in _PASSING else _PERMANENT_FAILURE
+        0 if status != FAILED else _TRANSIENT_FAILURE if error in _TRANSIENT else _PERMANENT_FAILURE
         for status, error in zip(columns["status"], columns["error"], strict=True)
     ]
     entries["difference"] = [

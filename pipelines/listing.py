@@ -1,4 +1,4 @@
-"""What there is to caption: the photos of all inputs, as references, and what is passed over."""
+"""Lists the photos of all inputs as references, and counts the files that are ignored."""
 
 import collections
 import dataclasses
@@ -9,27 +9,26 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import InputError
 from beamscribe.pipelines import failures, stores
 from beamscribe.pipelines.failures import Stage
 from beamscribe.pipelines.photos import PhotoRef
-from beamscribe.pipelines.sources import detect, files, lists, parquets, ranges, tars, tfrecords, zips
+from beamscribe.pipelines.sources import detect, files, lists, ranges
 from beamscribe.pipelines.sources.base import Ignored, ListOptions, Source
-from beamscribe.pipelines.stores.gcs import NoCredentialsError
+from beamscribe.pipelines.sources.registry import CONTAINERS
+from beamscribe.pipelines.stores.base import NoCredentialsError
 
-# Photos in one element: the cost of passing it on is small for each.
+# Photos and containers in one element, so that the cost of passing elements on is small per photo.
 CHUNK = 1000
-
-CONTAINERS = {"tar": tars, "zip": zips, "tfrecord": tfrecords, "parquet": parquets}
 
 
 class Listed(NamedTuple):
     """A part of a listing.
 
     Attributes:
-      photos: some photos, in order.
-      ignored: how many other files there are of each kind.
-      containers: of a glob, what is still to be listed.
+      photos: photos of this part, in order.
+      ignored: number of ignored files by kind.
+      containers: containers that match a glob and are not listed yet.
     """
 
     photos: tuple[PhotoRef, ...]
@@ -39,20 +38,27 @@ class Listed(NamedTuple):
 
 @dataclasses.dataclass
 class ListPhotos(beam.PTransform):
-    """From one tuple of inputs (folders, globs, photos, lists, archives) to `Listed`s.
+    """Lists the photos of all inputs: folders, globs, photos, lists and archives.
 
     Attributes:
-      options: what to list of them.
-      limit: take only so many photos, in the order of the inputs and of their names; None for all.
+      options: which files to list.
+      limit: maximum number of photos, taken in the order of the inputs and of the names in them; None for all.
     """
 
     options: ListOptions = ListOptions()
     limit: int | None = None
 
-    def expand(self, inputs):
-        """`inputs` holds a tuple of URIs."""
+    def expand(self, inputs: beam.PCollection[tuple[str, ...]]) -> beam.PCollection[Listed]:
+        """Lists the inputs.
+
+        Args:
+          inputs: one element: the tuple of all inputs' URIs.
+
+        Returns:
+          The parts of the listing.
+        """
         if self.limit is not None:
-            # Which are the first is known only to whoever lists them all.
+            # Only a worker that lists all inputs knows which photos come first.
             return inputs | "ListFirst" >> beam.FlatMap(self._first).with_output_types(Listed)
         listed = (
             inputs
@@ -77,37 +83,39 @@ class ListPhotos(beam.PTransform):
 
 
 def check(uri: str, options: ListOptions) -> None:
-    """Looks whether there is something to list of an input, as far as that shows at its first name.
+    """Checks that an input exists, that its kind is known and, for a glob, that a file matches it.
 
     Raises:
-      UserError: there is no such input, nothing matches it, or it can't be told what it is.
+      InputError: the input does not exist, nothing matches it, or its kind is unknown.
     """
     if detect.source_of(uri, options).kind == "glob" and next(stores.matching(uri), None) is None:
-        raise UserError(f"--input: nothing matches {uri}")
+        raise InputError(f"nothing matches {uri}")
 
 
 def sources(inputs: Iterable[str], options: ListOptions) -> Iterator[Source]:
-    """What the inputs are.
+    """Finds out the kind of each input.
 
     Raises:
-      UserError: there is no such input, or it can't be told what it is.
+      InputError: an input does not exist, or its kind is unknown.
     """
     for uri in inputs:
         yield detect.source_of(uri, options)
 
 
 def list_photos(inputs: Iterable[str], options: ListOptions | None = None) -> Iterator[PhotoRef]:
-    """The photos of some inputs, one after the other.
+    """Lists the photos of the inputs, one input after another.
 
     Args:
-      inputs: folders (all below them), globs, photos, lists, archives; local or of any filesystem that Beam knows.
-      options: what to list of them.
+      inputs: folders (with everything below them), globs, photos, lists and archives, local or on any filesystem that
+        Beam knows.
+      options: which files to list.
 
     Yields:
-      Each photo, and what only could not be looked at: reading says why. One that two inputs hold comes twice.
+      Each photo, and each file or folder that can't be examined: reading it reports why. A photo that two inputs
+      contain comes twice.
 
     Raises:
-      UserError: there is no such input, or it can't be told what it is.
+      InputError: an input does not exist, or its kind is unknown.
     """
     options = options or ListOptions()
     for source in sources(inputs, options):
@@ -117,7 +125,7 @@ def list_photos(inputs: Iterable[str], options: ListOptions | None = None) -> It
 
 
 def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """The photos of one source, and the kinds of its other files."""
+    """Lists the photos of one source, and the kinds of its ignored files."""
     for found in _found(source, options):
         if isinstance(found, Source):
             yield from list_source(found, options)
@@ -126,7 +134,7 @@ def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ign
 
 
 def _found(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ignored | Source]:
-    """As `list_source`, but for the containers of a glob, which are not looked into."""
+    """Lists a source as `list_source` does, but yields the containers that match a glob without listing them."""
     uri = source.uri
     if source.kind in CONTAINERS:
         return _or_failure(uri, CONTAINERS[source.kind].members(uri, options))
@@ -141,17 +149,17 @@ def _found(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ignored 
 
 
 def _or_failure(uri: str, members: Iterator[PhotoRef | Ignored]) -> Iterator[PhotoRef | Ignored]:
-    """The members of a container, and a failure of the container itself where listing them ends with an error."""
+    """Passes the members of a container on; if listing them raises, yields a failure of the container itself."""
     try:
         yield from members
     except NoCredentialsError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a damaged container leads to, it must cost no other photo
+    except Exception as error:  # noqa: BLE001 - a damaged container must not fail photos of other inputs
         yield PhotoRef(uri, etag="", failure=failures.of_error(Stage.LIST, error))
 
 
 def in_chunks(listed: Iterator[PhotoRef | Ignored | Source]) -> Iterator[Listed]:
-    """Groups what is listed; an empty source has a chunk, too."""
+    """Groups a listing into parts of at most `CHUNK` photos and containers; an empty listing gives one empty part."""
     while True:
         photos: list[PhotoRef] = []
         containers: list[Source] = []

@@ -1,8 +1,8 @@
-"""What flows through the pipelines: frozen dataclasses, and the one Arrow schema of the rows."""
+"""The elements that flow through the pipelines, and the Arrow schemas of output rows and of planned photos."""
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -11,20 +11,20 @@ from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 
 
 class PhotoRef(NamedTuple):
-    """A photo as listed.
+    """A reference to a listed photo.
 
     Attributes:
-      photo: its URI, or its path where it is local; `URI#member` where it lies in a container.
-      etag: the version of its bytes: size and modification time, or an object's generation.
-      size: bytes, as listed; 0 where that is not known.
-      container: URI of the archive or record file that it lies in; empty for a file of its own.
-      format: of the container: `tar`, `zip`, `tfrecord` or `parquet`.
-      place: where in the container it lies; members are read in this order.
-      block: those of one block can only be read together.
-      same_as: the photo of the same shard that has the same bytes, and is read in its place; empty where none has.
-      sha256: of the bytes, where the plan knows it, hexadecimal; else empty.
-      md5: of the bytes, where the store's listing has it, hexadecimal; else empty. Reading checks it.
-      failure: why it can't be read, where listing knew.
+      photo: URI of the photo, or its path if it is local; `URI#member` if a container holds it.
+      etag: version of the photo's bytes: size and modification time, or the generation of an object.
+      size: size in bytes, from the listing; 0 if unknown.
+      container: URI of the archive or record file that holds the photo; empty for a standalone file.
+      format: format of the container: `tar`, `zip`, `tfrecord` or `parquet`.
+      place: position in the container; members are read in this order.
+      block: number of the block in the container; the photos of a block can only be read together.
+      same_as: another photo of the same shard with the same bytes, which is read instead; empty if there is none.
+      sha256: SHA-256 of the bytes, hexadecimal; empty if the plan does not know it.
+      md5: MD5 of the bytes, hexadecimal; empty if the store's listing does not contain it. Reading checks it.
+      failure: why the photo can't be read, if listing found a reason.
     """
 
     photo: str
@@ -42,10 +42,10 @@ class PhotoRef(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The unit of work: what one worker takes, retries and commits.
+    """The unit of work: one worker captions a shard, retries it and commits it.
 
     Attributes:
-      index: its number in the plan, from 0.
+      index: number of the shard in the plan, from 0.
       photos: the photos to caption.
     """
 
@@ -57,7 +57,7 @@ class Shard:
 
 
 class Alternative(NamedTuple):
-    """A caption and its score, mean log-probability a token in nats."""
+    """A caption and its score: the mean log-probability per token, in nats."""
 
     caption: str
     score: float
@@ -65,7 +65,7 @@ class Alternative(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CaptionRow:
-    """One photo's row of the output; the fields are the columns of `CAPTION_SCHEMA`."""
+    """The output row of one photo; the fields are the columns of `CAPTION_SCHEMA`."""
 
     photo: str
     etag: str
@@ -86,12 +86,12 @@ class CaptionRow:
 
 @dataclasses.dataclass(frozen=True)
 class ShardResult:
-    """A shard's rows, failures included: exactly one for each photo of the shard.
+    """The rows of a shard: exactly one for each photo, whether it was captioned or failed.
 
     Attributes:
-      index: the shard's number.
-      rows: its rows.
-      retries: requests to remote stores that had to be made again.
+      index: number of the shard.
+      rows: rows of the shard.
+      retries: number of retried requests to remote stores.
     """
 
     index: int
@@ -102,27 +102,38 @@ class ShardResult:
 CAPTIONED = "captioned"
 FAILED = "failed"
 
-_RETRIES = b"retries"
+# The schema version that is written. A file states its version in its metadata; a file that does not has version 1.
+SCHEMA_VERSION = 1
 
-CAPTION_SCHEMA = pa.schema(
-    [
-        pa.field("photo", pa.string(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
-        pa.field("sha256", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("caption", pa.string()),
-        pa.field("score", pa.float32()),
-        pa.field("alternatives", pa.list_(pa.struct([("caption", pa.string()), ("score", pa.float32())]))),
-        pa.field("stage", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("message", pa.string()),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("settings", pa.string(), nullable=False),
-        pa.field("written_at", pa.timestamp("us", tz="UTC"), nullable=False),
-    ]
+_RETRIES = b"retries"
+_VERSION = b"schema_version"
+
+# Each column with the schema version that introduced it. Later columns are nullable, since older files lack them.
+_COLUMNS = (
+    (1, pa.field("photo", pa.string(), nullable=False)),
+    (1, pa.field("etag", pa.string(), nullable=False)),
+    (1, pa.field("sha256", pa.string())),
+    (1, pa.field("width", pa.int32())),
+    (1, pa.field("height", pa.int32())),
+    (1, pa.field("status", pa.string(), nullable=False)),
+    (1, pa.field("caption", pa.string())),
+    (1, pa.field("score", pa.float32())),
+    (1, pa.field("alternatives", pa.list_(pa.struct([("caption", pa.string()), ("score", pa.float32())])))),
+    (1, pa.field("stage", pa.string())),
+    (1, pa.field("error", pa.string())),
+    (1, pa.field("message", pa.string())),
+    (1, pa.field("model", pa.string(), nullable=False)),
+    (1, pa.field("settings", pa.string(), nullable=False)),
+    (1, pa.field("written_at", pa.timestamp("us", tz="UTC"), nullable=False)),
 )
+
+
+def schema_of(version: int) -> pa.Schema:
+    """The columns of one version of the schema."""
+    return pa.schema([field for since, field in _COLUMNS if since <= version])
+
+
+CAPTION_SCHEMA = schema_of(SCHEMA_VERSION)
 
 PHOTO_SCHEMA = pa.schema(
     [
@@ -142,27 +153,44 @@ PHOTO_SCHEMA = pa.schema(
 
 
 def caption_table(rows: Iterable[CaptionRow], retries: int = 0) -> pa.Table:
-    """The rows as an Arrow table of `CAPTION_SCHEMA`, with the number of retries beside it."""
-    # `vars`, not `dataclasses.asdict`, which would copy every field deeply.
+    """Converts rows to an Arrow table of `CAPTION_SCHEMA`, with the schema version and the retries in its metadata."""
+    # Not `dataclasses.asdict`, which would copy every field deeply.
     records = [
         {**vars(row), "alternatives": [alternative._asdict() for alternative in row.alternatives]} for row in rows
     ]
-    return pa.Table.from_pylist(records, schema=CAPTION_SCHEMA.with_metadata({_RETRIES: str(retries)}))
+    return pa.Table.from_pylist(records, schema=versioned_schema({_RETRIES: str(retries)}))
+
+
+def versioned_schema(metadata: Mapping[bytes, str] | None = None) -> pa.Schema:
+    """`CAPTION_SCHEMA` with its version and any given entries in its metadata."""
+    return CAPTION_SCHEMA.with_metadata({_VERSION: str(SCHEMA_VERSION), **(metadata or {})})
+
+
+def version_of(schema: pa.Schema) -> int:
+    """The version of a shard file's schema.
+
+    Raises:
+      pa.ArrowInvalid: the file's metadata holds a version that is not a number.
+    """
+    said = (schema.metadata or {}).get(_VERSION, b"1")
+    if not said.isdigit():
+        raise pa.ArrowInvalid(f"the version of its schema is {said!r}, which is not a number")
+    return int(said)
 
 
 def retries_of(table: pa.Table) -> int:
-    """How many retries a table that `caption_table` made tells of."""
+    """The number of retries in the metadata of a table that `caption_table` made."""
     return int((table.schema.metadata or {}).get(_RETRIES, b"0"))
 
 
 def photo_table(photos: Sequence[PhotoRef]) -> pa.Table:
-    """The references as an Arrow table of `PHOTO_SCHEMA`."""
+    """Converts references to an Arrow table of `PHOTO_SCHEMA`."""
     records = [{**ref._asdict(), "failure": ref.failure and ref.failure._asdict()} for ref in photos]
     return pa.Table.from_pylist(records, schema=PHOTO_SCHEMA)
 
 
 def photos_of(table: pa.Table) -> tuple[PhotoRef, ...]:
-    """The references that `photo_table` wrote."""
+    """Converts a table of `PHOTO_SCHEMA` to references."""
     return tuple(PhotoRef(**{**record, "failure": _failure(record["failure"])}) for record in table.to_pylist())
 
 

@@ -1,7 +1,6 @@
-"""Training data: photos and their captions to sharded TFRecord of `tf.Example`."""
+"""Prepares training data: writes photos and their captions to sharded TFRecord files of `tf.Example`."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,33 +8,41 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.pvalue import PBegin
 
 from beamscribe.model.quiet import quiet_imports
 from beamscribe.model.recipe import Encoder
+from beamscribe.model.training.dataset_description import (
+    DATASET,
+    FEATURE_DTYPE,
+    DatasetDescription,
+    LeftOut,
+    Store,
+    StoredFeatures,
+    examples_file,
+)
 from beamscribe.pipelines import stores, tf_examples
 from beamscribe.pipelines.failures import Failure
 from beamscribe.pipelines.inference import Model, PhotoStream, infer, shards_of
 from beamscribe.pipelines.photos import PhotoRef
 
-# Photos a file: small enough that a trainer's shuffle mixes many files.
+# Photos per file: small enough that the trainer's shuffle buffer mixes many files.
 SHARD_PHOTOS = 64
 BATCH_SIZE = 32
-DATASET = "dataset.json"
-FEATURE_DTYPE = "<f2"  # little-endian float16
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareOptions:
-    """What to prepare.
+    """The options of the job that prepares a dataset.
 
     Attributes:
       images: folder of the photos.
-      captions: for each photo's name below that folder, its captions.
-      photos: names of the split.
+      captions: maps the name of each photo, relative to `images`, to its captions.
+      photos: names of the photos in the split.
       output: folder of the dataset.
-      encoder: what makes the features.
-      store: `features`, or `images` for the pixels that the encoder takes.
-      flip: whether to add the features of the mirrored photo.
+      encoder: encoder that computes the features.
+      store: `features`, or `images` for the pixels that are the encoder's input.
+      flip: whether to store the features of the mirrored photo, too.
     """
 
     images: str
@@ -43,13 +50,19 @@ class PrepareOptions:
     photos: Sequence[str]
     output: str
     encoder: Encoder
-    store: str = "features"
+    store: Store = "features"
     flip: bool = False
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class PreparedShard:
-    """What one file of examples holds: how many photos, and which of the shard are not in it."""
+    """The content of one file of examples.
+
+    Attributes:
+      index: number of the shard.
+      photos: number of photos in the file.
+      failures: (name, failure) pairs of the shard's photos that are not in the file.
+    """
 
     index: int
     photos: int
@@ -58,15 +71,26 @@ class PreparedShard:
 
 @dataclasses.dataclass
 class PrepareDataset(beam.PTransform):
-    """From nothing to the dataset's files, `dataset.json` last."""
+    """Writes the files of a dataset, `dataset.json` last.
+
+    Attributes:
+      options: options of the job.
+    """
 
     options: PrepareOptions
 
-    def expand(self, pbegin):
-        """Wires the job."""
+    def expand(self, root: PBegin) -> beam.PCollection[None]:
+        """Builds the job.
+
+        Args:
+          root: the start of the pipeline.
+
+        Returns:
+          One element, None, after the dataset is written.
+        """
         refs = [PhotoRef(stores.join(self.options.images, name), etag="") for name in self.options.photos]
         return (
-            pbegin
+            root
             | "ListPhotos" >> beam.Create(list(shards_of(refs, SHARD_PHOTOS)))
             | "Reshuffle" >> beam.Reshuffle()
             | "OpenShard" >> beam.Map(PhotoStream)
@@ -77,24 +101,35 @@ class PrepareDataset(beam.PTransform):
 
 
 class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
-    """Turns a shard of photos into one file of examples, whole or not at all."""
+    """Writes one file of examples for each shard of photos; the write is atomic.
+
+    Args:
+      options: options of the job.
+    """
 
     def __init__(self, options: PrepareOptions):
         self._options = options
 
     def load_model(self) -> Any:
-        """The encoder, where features are stored."""
+        """Loads the encoder; None if images are stored."""
         with quiet_imports():
             from beamscribe.model import encoders
 
         return encoders.FeatureExtractor(self._options.encoder) if self._options.store == "features" else None
 
     def get_num_bytes(self, batch: Sequence[PhotoStream]) -> int:
-        """Nothing: the default would pickle the shard only to measure it."""
+        """Returns 0: Beam's default would pickle the shard to measure it."""
         return 0
 
-    def run_inference(self, batch, model, inference_args=None) -> Iterable[PreparedShard]:
-        """Reads, encodes and writes one shard."""
+    # Beam calls this argument a batch; with batching switched off, it is one shard.
+    def run_inference(
+        self, batch: Any, model: Any, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[PreparedShard]:
+        """Reads, encodes and writes one shard.
+
+        Yields:
+          The content of the file that was written.
+        """
         records, failures = [], []
         folder = stores.join(self._options.images, "")
         for photo, result in infer(batch.pictures(self._options.encoder.image_size), self._stored(model), BATCH_SIZE):
@@ -104,12 +139,15 @@ class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
                 continue
             records.append({"photo": name, "captions": list(self._options.captions[name]), **result})
         if records:
-            path = stores.join(self._options.output, f"examples-{batch.shard.index:05d}.tfrecord.gz")
+            path = stores.join(self._options.output, examples_file(batch.shard.index))
             stores.replace(path, tf_examples.tfrecord(pa.Table.from_pylist(records)))
         yield PreparedShard(batch.shard.index, len(records), tuple(failures))
 
     def _stored(self, model: Any) -> Model:
-        """What is stored for each photo of a batch: its pixels, or its features as little-endian float16."""
+        """Returns a function that maps a batch to the stored bytes of its photos: pixels or features.
+
+        Pixels are uint8, features little-endian float16.
+        """
 
         def stored(images: np.ndarray, _: list[str]) -> list[dict[str, bytes]]:
             if model is None:
@@ -124,28 +162,36 @@ class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
 
 
 def write_dataset(shards: Iterable[PreparedShard], options: PrepareOptions) -> None:
-    """Writes the examples' schema, and `dataset.json`, whose being there says that the dataset is whole."""
+    """Writes the schema of the examples, then `dataset.json`, whose existence marks the dataset as complete.
+
+    Args:
+      shards: contents of all files of the dataset, in any order.
+      options: options of the job.
+
+    Raises:
+      OSError: the store reported an error.
+    """
     from beamscribe.model import encoders
 
     stored = ["image"] if options.store == "images" else ["features"] + ["features_flipped"] * options.flip
     schema = tf_examples.schema_text([(name, "BYTES") for name in ("photo", "captions", *stored)])
-    features = {
-        "shape": encoders.feature_shape(options.encoder),
-        "dtype": FEATURE_DTYPE,
-        "encoder": options.encoder.name,
-        "fingerprint": encoders.fingerprint(options.encoder),
-    }
+    features = StoredFeatures(
+        shape=encoders.feature_shape(options.encoder),
+        dtype=FEATURE_DTYPE,
+        encoder=options.encoder.name,
+        fingerprint=encoders.fingerprint(options.encoder),
+    )
     shards = sorted(shards)
     left_out = [(name, failure) for shard in shards for name, failure in shard.failures]
     gone = {name for name, _ in left_out}
-    dataset = {
-        "photos": sum(shard.photos for shard in shards),
-        "captions": sum(len(options.captions[name]) for name in options.photos if name not in gone),
-        "store": options.store,
-        "flip": options.flip,
-        "image_size": options.encoder.image_size,
-        "features": features if options.store == "features" else None,
-        "failures": [{"photo": name, "error": failure.error, "message": failure.message} for name, failure in left_out],
-    }
+    dataset = DatasetDescription(
+        photos=sum(shard.photos for shard in shards),
+        captions=sum(len(options.captions[name]) for name in options.photos if name not in gone),
+        store=options.store,
+        flip=options.flip,
+        image_size=options.encoder.image_size,
+        features=features if options.store == "features" else None,
+        failures=tuple(LeftOut(photo=name, error=fault.error, message=fault.message) for name, fault in left_out),
+    )
     stores.replace(stores.join(options.output, "schema.pbtxt"), schema.encode())
-    stores.replace(stores.join(options.output, DATASET), json.dumps(dataset, indent=2).encode())
+    stores.replace(stores.join(options.output, DATASET), dataset.to_json())

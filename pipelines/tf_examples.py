@@ -1,27 +1,69 @@
-"""Training examples: Arrow columns to `tf.Example` records in a TFRecord file, through tfx-bsl."""
+"""Converts Arrow columns to `tf.Example` records of TFRecord files, and back, with tfx-bsl."""
 
 import os
+import platform
 import tempfile
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-# Level 6 makes files 15 % smaller and takes four times as long.
+from beamscribe.model.errors import UserError
+
+if TYPE_CHECKING:
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
+# The platforms for which tfx-bsl has wheels, by `platform.system` and `platform.machine`; as in pyproject.toml.
+_WHEELS = (("Linux", "x86_64"), ("Darwin", "arm64"))
+# Level 6 would make files 15 % smaller and take four times as long.
 _GZIP_LEVEL = 1
-# Rows that are encoded at once: a table may have a million.
+# Rows that are encoded at once: a table may have a million rows.
 _ENCODED_ROWS = 10_000
 
 
-def tfrecord(table: pa.Table) -> bytes:
-    """Encodes a table as a gzipped TFRecord file of `tf.Example`, one a row; the features are the columns.
+def require(purpose: str, instead: str = "") -> None:
+    """Checks that tfx-bsl is installed.
 
     Args:
-      table: columns of string, binary, int64 or float32, or lists of them. A null is a feature without values.
+      purpose: what needs tfx-bsl, for the error message.
+      instead: what else the user can do, ending in ", or ".
+
+    Raises:
+      UserError: tfx-bsl is not installed.
+    """
+    _coder(purpose, instead)
+
+
+def _coder(purpose: str = "a TFRecord file", instead: str = "use another format, or ") -> Any:
+    """The module of tfx-bsl that encodes and decodes examples; imported late, since captioning works without it."""
+    try:
+        from tfx_bsl.coders import example_coder
+    except ImportError:
+        here = (platform.system(), platform.machine())
+        if here in _WHEELS:
+            problem, remedy = "is not installed", "install it: pip install tfx-bsl"
+        else:
+            problem = f"has no wheel for {' on '.join(here)}"
+            remedy = f"{instead}a machine with Linux on x86_64, or a Mac with Apple silicon"
+        raise UserError(f"{purpose} needs tfx-bsl, which {problem}; {remedy}") from None
+    return example_coder
+
+
+def tfrecord(table: pa.Table) -> bytes:
+    """Encodes a table as a gzipped TFRecord file with one `tf.Example` per row and one feature per column.
+
+    Args:
+      table: columns of string, binary, int64 or float32, or lists of them. A null becomes a feature without values.
+
+    Returns:
+      The bytes of the file.
+
+    Raises:
+      UserError: tfx-bsl is not installed.
     """
     import tensorflow as tf
-    from tfx_bsl.coders import example_coder
 
-    encoder = example_coder.RecordBatchToExamplesEncoder()
+    encoder = _coder().RecordBatchToExamplesEncoder()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "examples")
         options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=_GZIP_LEVEL)
@@ -35,41 +77,45 @@ def tfrecord(table: pa.Table) -> bytes:
 
 
 def features(record: bytes) -> list[str]:
-    """The names of the features of a serialized `tf.Example`; none where it is no example."""
-    from tfx_bsl.coders import example_coder
+    """The names of the features of a serialized `tf.Example`; empty if the record is not a `tf.Example`.
 
+    Raises:
+      UserError: tfx-bsl is not installed.
+    """
+    decoder = _coder().ExamplesToRecordBatchDecoder()
     try:
-        return example_coder.ExamplesToRecordBatchDecoder().DecodeBatch([record]).schema.names
+        return decoder.DecodeBatch([record]).schema.names
     except RuntimeError:
         return []
 
 
 def first_values(records: Sequence[bytes], names: Sequence[str]) -> list[tuple[bytes | None, ...] | None]:
-    """The first value of some features of each serialized `tf.Example`.
+    """Reads the first value of the named features from each serialized `tf.Example`.
 
     Args:
       records: serialized examples.
-      names: of features of bytes.
+      names: names of features that hold bytes.
 
     Returns:
-      For each record the values, None for a feature that it has not; None for one that is no example.
-    """
-    from tfx_bsl.coders import example_coder
+      One entry per record: the values, with None for a missing feature; None if the record is not a `tf.Example`.
 
+    Raises:
+      UserError: tfx-bsl is not installed.
+    """
     if not records:
         return []
-    decoder = example_coder.ExamplesToRecordBatchDecoder(_schema((name, "BYTES") for name in names).SerializeToString())
+    decoder = _coder().ExamplesToRecordBatchDecoder(_schema((name, "BYTES") for name in names).SerializeToString())
     try:
         batch = decoder.DecodeBatch(list(records))
     except RuntimeError:
-        # One bad record spoils a batch, and does not say which it is.
+        # A bad record fails the whole batch, and the error does not tell which record it is.
         return [None] if len(records) == 1 else [first_values([record], names)[0] for record in records]
     columns = [[values[0] if values else None for values in batch.column(name).to_pylist()] for name in names]
     return list(zip(*columns, strict=True))
 
 
 def _as_lists(column: pa.Array) -> pa.Array:
-    """What tfx-bsl encodes: a feature is a list of values, and a text is bytes."""
+    """Converts a column to the form that tfx-bsl encodes: a list of values per row, with strings as bytes."""
     if pa.types.is_list(column.type):
         texts = pa.types.is_string(column.type.value_type)
         return column.cast(pa.list_(pa.binary())) if texts else column
@@ -80,17 +126,17 @@ def _as_lists(column: pa.Array) -> pa.Array:
 
 
 def schema_text(features: Sequence[tuple[str, str]]) -> str:
-    """The features' schema in TensorFlow Metadata's text format.
+    """The schema of features, in the text format of TensorFlow Metadata.
 
     Args:
-      features: (name, type) pairs, the type one of BYTES, INT and FLOAT.
+      features: (name, type) pairs; the type is BYTES, INT or FLOAT.
     """
     from google.protobuf import text_format
 
     return text_format.MessageToString(_schema(features))
 
 
-def _schema(features: Iterable[tuple[str, str]]):
+def _schema(features: Iterable[tuple[str, str]]) -> "schema_pb2.Schema":
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     schema = schema_pb2.Schema()

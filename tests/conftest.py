@@ -1,8 +1,9 @@
 """What several tests share: a tiny model with random weights, and photos made on the spot."""
 
+import contextlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,14 @@ self_critical:
   patience: 1
 search: {beam_width: 2, max_length: 6}
 """
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty working folder for each test: no process that a test starts finds the checkout's modules by it."""
+    folder = tmp_path_factory.mktemp("working_folder")
+    with contextlib.chdir(folder):
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,15 @@
 """What is set for a runner, and how its jobs are asked for."""
 
+import dataclasses
 import http.server
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 
+import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, PortableOptions, StandardOptions
 
@@ -65,10 +70,10 @@ def test_workers_on_flink_stay_for_the_next_stage(job_manager):
 def test_what_is_no_flink_is_one_line():
     with socket.socket() as mute:
         mute.bind(("localhost", 0))
-        with pytest.raises(UserError, match="--flink_master: no Flink answers at http://localhost"):
+        with pytest.raises(UserError, match="--flink_master: no Flink job manager answers at http://localhost"):
             beam_runner.pipeline_options(["--runner=flink", f"--flink_master=localhost:{mute.getsockname()[1]}"])
     for address in ("localhost:abc", "nowhere.invalid:8081"):
-        with pytest.raises(UserError, match=f"no Flink answers at http://{address}"):
+        with pytest.raises(UserError, match=f"no Flink job manager answers at http://{address}"):
             beam_runner.pipeline_options(["--runner=flink", f"--flink_master={address}"])
 
 
@@ -88,7 +93,77 @@ def test_a_job_is_asked_for_by_a_name_of_its_own(job_manager):
     assert remote_jobs.is_running({**job, "address": "http://localhost:1"}) is None
 
 
+@pytest.mark.parametrize("arguments", [["here"], ["--direct_num_workers=2", "here"]])
+def test_what_no_option_takes_is_one_line(arguments):
+    with pytest.raises(UserError) as error:
+        beam_runner.pipeline_options(arguments)
+    assert str(error.value) == "unexpected argument here: no option before it takes a value; see --help"
+
+
+def test_a_runner_that_beam_has_not_is_one_line():
+    with pytest.raises(UserError) as error:
+        beam_runner.pipeline_options(["--runner", "Nope"])
+    assert str(error.value).startswith("--runner: Beam has no runner Nope; choose one of ")
+
+
+# As it comes from a worker process: the first error, and another in handling it.
+TRACEBACK = """Traceback (most recent call last):
+  File "common.py", line 9, in process
+KeyError: 3
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "x.py", line 1, in f
+    f()
+OSError: the disk is full [while running 'Write']
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a\n  b [while running 'Read/Photos (1)']"), "a b"),
+        (ValueError(), "ValueError"),
+        (ValueError(" [while running 'Read']"), "ValueError"),
+        (RuntimeError(TRACEBACK), "OSError: the disk is full"),
+    ],
+)
+def test_what_beam_raises_is_one_line(error, line):
+    assert beam_runner.reason(error) == line
+
+
+def test_a_long_error_is_cut():
+    assert len(beam_runner.reason(ValueError("x " * 1000))) <= 300
+
+
 def test_a_job_that_ends_with_its_launcher_is_not_asked_for():
     assert remote_jobs.describe("1", beam_runner.pipeline_options([])) is None
     local = beam_runner.pipeline_options(["--runner=flink", "--flink_master=[local]"])
     assert remote_jobs.describe("1", local) is None
+
+
+@dataclasses.dataclass
+class StartPython(beam.PTransform):
+    """Starts Python, and writes to a file whether it searches the current folder."""
+
+    path: str
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[int]:
+        return root | beam.Create([self.path]) | beam.Map(self._start)
+
+    @staticmethod
+    def _start(path: str) -> int:
+        return subprocess.call(
+            [sys.executable, "-c", f"import sys; open({path!r}, 'w').write(str(sys.flags.safe_path))"]
+        )
+
+
+@pytest.mark.parametrize(("options", "is_safe"), [([], "True"), (["--setup_file", "./setup.py"], "False")])
+def test_programs_that_beam_starts_do_not_search_the_current_folder(tmp_path, monkeypatch, options, is_safe):
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    path = tmp_path / "found"
+    beam_runner.run(StartPython(str(path)), beam_runner.pipeline_options(options))
+    assert path.read_text() == is_safe
+    assert "PYTHONSAFEPATH" not in os.environ

@@ -23,7 +23,7 @@ def test_a_folder_is_used_where_it_is(tiny_bundle, monkeypatch):
 
 def test_another_bundle_than_the_one_that_was_meant(tiny_bundle, tmp_path):
     shutil.copytree(tiny_bundle, tmp_path / "other")
-    with pytest.raises(UserError, match=r"other is not the one that the job was started with: \w{16}, not 0{16}"):
+    with pytest.raises(UserError, match=r"other is not the one that the job was started with: its fingerprint is \w{16}, not 0{16}"):
         bundle_cache.fetched(str(tmp_path / "other"), "0" * 16)
 
 
@@ -32,7 +32,8 @@ def test_a_worker_that_has_another_bundle_ends_the_job_with_one_line(
 ):
     make_photo(tmp_path / "photos" / "1.jpg")
     described = bundle_cache.described
-    monkeypatch.setattr(bundle_cache, "described", lambda uri: described(uri)._replace(fingerprint="0" * 16))
+    other = {"fingerprint": "0" * 16}
+    monkeypatch.setattr(bundle_cache, "described", lambda uri: described(uri).model_copy(update=other))
     given = ["--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
     assert cli.main(["caption", *given]) == 1
     line = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]

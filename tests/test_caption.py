@@ -19,10 +19,14 @@ from PIL import Image
 
 from beamscribe.jobs import cli
 from beamscribe.model import bundle
-from beamscribe.pipelines import caption_archive, export, inference, plan, stores, tf_examples
-from beamscribe.pipelines.caption_archive import CaptionArchive, CaptionOptions
+from beamscribe.model.caption_settings import draws
+from beamscribe.model.captioners.exported_model import CaptionModel
+from beamscribe.pipelines import caption_shard, inference, stores, tf_examples
+from beamscribe.pipelines.caption_archive import CaptionArchive
+from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import lease, progress, stopping
 from beamscribe.pipelines.inference import PhotoStream, shards_of
+from beamscribe.pipelines.output import copies, frozen_plan, layout
 from beamscribe.pipelines.photos import CAPTION_SCHEMA, CaptionRow, PhotoRef, Shard
 
 
@@ -117,7 +121,7 @@ def test_captions_are_those_of_the_model(archive, tmp_path, tiny_bundle):
     from beamscribe.pipelines.images import to_pixels
 
     captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "7")
-    model = bundle.CaptionModel(tiny_bundle)
+    model = CaptionModel(tiny_bundle)
     settings = bundle.describe(tiny_bundle).settings
     for row in rows_of(tmp_path / "out")[:10]:
         pixels = to_pixels.convert(Path(row["photo"]).read_bytes(), model.image_size).pixels
@@ -145,7 +149,7 @@ def test_other_settings_caption_again_where_that_is_asked_for(archive, tmp_path,
     captioned(archive, output, tiny_bundle, "--limit", "3")
     shorter = ("--limit", "3", "--max-length", "2")
     captioned(archive, output, tiny_bundle, *shorter)
-    assert "other settings: 3 (--recaption model or --recaption settings does them again)" in capsys.readouterr().out
+    assert "other settings: 3 (--recaption model or --recaption settings captions them again)" in capsys.readouterr().out
     assert len(rows_of(output)) == 3
     captioned(archive, output, tiny_bundle, *shorter, "--recaption", "settings")
     _, _, second = runs_of(output)
@@ -180,11 +184,11 @@ def test_drawn_captions_depend_on_the_photo_and_the_seed_alone(archive, tmp_path
     rows = [row for row in rows_of(tmp_path / "one") if row["status"] == "captioned"]
     assert len(rows) == 41 and all(len(row["alternatives"]) == 3 for row in rows)
     # They are those of the model, best first.
-    model = bundle.CaptionModel(tiny_bundle)
+    model = CaptionModel(tiny_bundle)
     settings = bundle.describe(tiny_bundle).settings._replace(top_p=0.95, temperature=2.0)
     for row in rows[::8]:
         pixels = to_pixels.convert(Path(row["photo"]).read_bytes(), model.image_size).pixels
-        uniforms = bundle.draws([row["photo"]], settings, 4, model.longest)
+        uniforms = draws([row["photo"]], settings, 4, model.longest)
         captions, scores = model.caption(pixels[None], settings, uniforms)
         assert texts_of(tmp_path / "one")[row["photo"]] == captions[0].tolist()
         found = [row["score"], *(other["score"] for other in row["alternatives"])]
@@ -247,8 +251,9 @@ def test_a_committed_shard_is_not_read_again(archive, tmp_path, tiny_bundle, mon
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
     lost = files[0]
     lost.unlink()
-    (planned,) = [s for s in plan.read(options.folder).shards if s.index == int(lost.stem.removeprefix("shard-"))]
-    expected = {ref.photo for ref in plan.read_shard(planned).photos}
+    index = layout.index_of(str(lost))
+    (planned,) = [shard for shard in frozen_plan.read(options.folder).shards if shard.index == index]
+    expected = {ref.photo for ref in frozen_plan.read_shard(planned).photos}
     # Only the lost shard's photos are still there to be read.
     for photo in archive.rglob("*.jpg"):
         if str(photo) not in expected:
@@ -265,7 +270,7 @@ def test_a_step_kept_apart_commits_each_shard_and_looks_first(archive, tmp_path,
     options = options_for(archive, tmp_path / "out", tiny_bundle)
     refs = [PhotoRef(str(path), "1-1") for path in sorted(archive.glob("*.jpg"))]
     streams = [PhotoStream(shard) for shard in shards_of(refs, 16)]
-    handler = caption_archive.CaptionHandler(options)
+    handler = caption_shard.CaptionHandler(options)
     loaded = handler.load_model()
     for stream in streams[:2]:
         (path,) = handler.run_inference(stream, loaded)
@@ -284,7 +289,7 @@ def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle, monkeypa
 
     # Several times a file.
     monkeypatch.setattr(tf_examples, "_ENCODED_ROWS", 10)
-    monkeypatch.setattr(export, "_ENCODED_ROWS", 10)
+    monkeypatch.setattr(copies, "_ENCODED_ROWS", 10)
     output = tmp_path / "out"
     (archive / "empty.jpg").write_bytes(b"")
     captioned(archive, output, tiny_bundle, "--limit", "5", "--alternatives", "1")
@@ -307,7 +312,7 @@ def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle, monkeypa
 
 
 def test_a_photo_that_the_model_fails_on_costs_no_other(archive, tmp_path, tiny_bundle, monkeypatch):
-    real = bundle.CaptionModel.caption
+    real = CaptionModel.caption
 
     def fragile(self, images, *settings):
         if any(image.mean() > 250 for image in images):
@@ -315,7 +320,7 @@ def test_a_photo_that_the_model_fails_on_costs_no_other(archive, tmp_path, tiny_
         return real(self, images, *settings)
 
     Image.new("RGB", (30, 30), "white").save(archive / "white.png")
-    monkeypatch.setattr(bundle.CaptionModel, "caption", fragile)
+    monkeypatch.setattr(CaptionModel, "caption", fragile)
     captioned(archive, tmp_path / "out", tiny_bundle)
     failed = [row for row in rows_of(tmp_path / "out") if row["status"] == "failed"]
     assert [(Path(r["photo"]).name, r["stage"], r["error"], r["message"]) for r in failed] == [
@@ -325,7 +330,7 @@ def test_a_photo_that_the_model_fails_on_costs_no_other(archive, tmp_path, tiny_
 
 
 def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, monkeypatch, caplog):
-    real, sizes = bundle.CaptionModel.caption, []
+    real, sizes = CaptionModel.caption, []
 
     def small(self, images, *settings):
         sizes.append(len(images))
@@ -333,7 +338,7 @@ def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, m
             raise MemoryError("no memory for them")
         return real(self, images, *settings)
 
-    monkeypatch.setattr(bundle.CaptionModel, "caption", small)
+    monkeypatch.setattr(CaptionModel, "caption", small)
     monkeypatch.setattr(inference, "_blamed", set())
     captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "16", "--shard-size", "64")
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["captioned"] * 41
@@ -352,8 +357,8 @@ def test_two_worker_processes_caption_the_same(archive, tmp_path, tiny_bundle):
 
 
 def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys):
-    real = caption_archive.row
-    monkeypatch.setattr(caption_archive, "commit", lambda result, options: "lost" if result.index == 0 else real)
+    real = caption_shard.row
+    monkeypatch.setattr(caption_shard, "commit", lambda result, options: "lost" if result.index == 0 else real)
     assert captioned(archive, tmp_path / "out", tiny_bundle, "--limit", "2") == 1
     assert "000.jpg" in capsys.readouterr().err
     (run,) = runs_of(tmp_path / "out")
@@ -367,7 +372,7 @@ def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys)
         (["--bundle", "/no/bundle"], "/no/bundle is not a model bundle"),
         (["--max-length", "99"], "--max-length 99: the model writes at most 8 words"),
         (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be above 0"),
-        (["--seed", "2"], "--seed is for drawing only: give --top-p, too"),
+        (["--seed", "2"], "--seed has no effect without --top-p; give --top-p, too"),
         (["--alternatives", "2"], "raise --beam-width"),
         (["--beam-widht", "3"], "unknown option --beam-widht"),
         (["--runner", "NoRunner"], "NoRunner"),
@@ -431,7 +436,7 @@ def test_archives_lists_and_folders_in_one_run(archive, tmp_path, tiny_bundle, c
     assert failed == [(f"{tmp_path}/some.zip#broken.jpg", "empty")]
     printed = capsys.readouterr().out
     assert "listed 72 = skipped 0 + captioned 71 + failed 1" in printed
-    assert "others have the same bytes: 30" in printed and "passed over: 1 .txt" in printed
+    assert "duplicates of other photos, not read: 30" in printed and "ignored files: 1 .txt" in printed
     report = report_of(output, runs_of(output)[0])
     assert (report["duplicates"], report["ignored"]) == (30, {".txt": 1})
     page = (output / "runs" / runs_of(output)[0] / "report.html").read_text()
@@ -455,10 +460,10 @@ def test_a_duplicate_outlives_the_photo_that_was_to_be_read(tmp_path, make_photo
         seen.append([ref.photo for ref in part.photos])
         return [row_of(ref, sha256) for ref in part.photos if not ref.same_as]
 
-    rows = list(caption_archive.with_duplicates(shard, rows_of))
+    rows = list(caption_shard.with_duplicates(shard, rows_of))
     assert [row.photo for row in rows] == ["a", "b", "c"] and len(seen) == 1
     # It has changed since: the others are read themselves.
-    rows = list(caption_archive.with_duplicates(shard, lambda part: rows_of(part, "y")))
+    rows = list(caption_shard.with_duplicates(shard, lambda part: rows_of(part, "y")))
     assert [row.photo for row in rows] == ["a", "b", "c"] and seen[-1] == ["b", "c"]
 
 
@@ -486,7 +491,7 @@ def test_too_many_failures_stop_the_job(archive, tmp_path, tiny_bundle, capsys, 
     options = ("--shard-size", "4", "--direct_num_workers", "1")
     assert captioned(archive, output, tiny_bundle, "--max-failures", "10%", *options) == 1
     error = capsys.readouterr().err
-    assert "stopped early" in error and "more than the 10 of --max-failures" in error
+    assert "stopped early" in error and "more than the limit of 10 (--max-failures)" in error
     assert len(rows_of(output)) < 101
     assert captioned(archive, output, tiny_bundle, "--max-failures", "100%", *options) == 0
     assert len({row["photo"] for row in rows_of(output)}) == len(rows_of(output)) == 101

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from beamscribe.model import bundle
+from beamscribe.model.caption_settings import draws
+from beamscribe.model.captioners import gpu
+from beamscribe.model.captioners.exported_model import CaptionModel
 
 
 @pytest.fixture(scope="module")
 def models(tiny_bundle):
-    return bundle.CaptionModel(tiny_bundle, on_gpu=False), bundle.CaptionModel(tiny_bundle, on_gpu=True)
+    return CaptionModel(tiny_bundle, on_gpu=False), CaptionModel(tiny_bundle, on_gpu=True)
 
 
 def photos(number: int) -> np.ndarray:
@@ -26,7 +29,7 @@ def test_a_gpu_gives_the_captions_that_a_cpu_gives(models, tiny_bundle, number, 
     # XLA is for GPUs alone.
     assert models[0]._compiled_encoder is None and models[1]._compiled_encoder is not None
     settings = bundle.describe(tiny_bundle).settings._replace(top_p=top_p)
-    uniforms = bundle.draws([str(index) for index in range(number)], settings, 2, models[0].longest)
+    uniforms = draws([str(index) for index in range(number)], settings, 2, models[0].longest)
     (captions, scores), (on_gpu, scores_on_gpu) = (
         model.caption(photos(number), settings, uniforms) for model in models
     )
@@ -37,10 +40,28 @@ def test_a_gpu_gives_the_captions_that_a_cpu_gives(models, tiny_bundle, number, 
     np.testing.assert_allclose(scores[same], scores_on_gpu[same], atol=5e-3)
 
 
-def test_batches_have_few_sizes(models):
-    sizes = {number: len(models[1]._filled_up(photos(number))) for number in (1, 8, 9, 31, 32, 33)}
+def test_batches_have_few_sizes():
+    sizes = {number: len(gpu.padded(photos(number))) for number in (1, 8, 9, 31, 32, 33)}
     assert sizes == {1: 8, 8: 8, 9: 16, 31: 32, 32: 32, 33: 64}
-    assert len(models[0]._filled_up(photos(5))) == 5
+    padded = gpu.padded(photos(5))
+    np.testing.assert_array_equal(padded[:5], photos(5))
+    assert padded.dtype == np.uint8 and not padded[5:].any()
+
+
+@pytest.mark.parametrize("top_p", [0.0, 0.9])
+def test_only_a_gpu_has_its_batches_padded(models, tiny_bundle, monkeypatch, top_p):
+    settings = bundle.describe(tiny_bundle).settings._replace(top_p=top_p)
+    uniforms = draws("abc", settings, 2, models[0].longest)
+    sizes = []
+
+    def call(suffix, settings, uniforms, **inputs):
+        sizes.append({len(array) for array in (uniforms, *inputs.values()) if array is not None})
+        return np.zeros((8, 2)), np.zeros((8, 2))
+
+    for model in models:
+        monkeypatch.setattr(model, "_call", call)
+        model.caption(photos(3), settings, uniforms)
+    assert sizes == [{3}, {8}]
 
 
 def test_a_gpu_has_one_batch_at_a_time(models, tiny_bundle, monkeypatch):
@@ -69,17 +90,18 @@ def test_a_compiler_that_fails_costs_only_speed(tiny_bundle, monkeypatch, caplog
         assert options == {"jit_compile": True}
         raise RuntimeError("libdevice is\nmissing")
 
-    loaded = bundle.CaptionModel(tiny_bundle, on_gpu=False)
+    loaded = CaptionModel(tiny_bundle, on_gpu=False)
+    signature = loaded._loaded.signatures["features_half"]
     monkeypatch.setattr(tf, "function", lambda function, **options: lambda *inputs: broken(*inputs, **options))
     with caplog.at_level(logging.WARNING):
-        assert loaded._compile_encoder("features_half") is None
+        assert gpu.compiled_encoder(signature, loaded.image_size) is None
     assert "XLA can't compile the encoder, which now runs without it: libdevice is missing" in caplog.text
 
 
 def test_memory_grows_as_it_is_needed(tiny_bundle, monkeypatch):
     import tensorflow as tf
 
-    monkeypatch.setattr(bundle.CaptionModel, "_compile_encoder", lambda self, name: None)
+    monkeypatch.setattr(gpu, "compiled_encoder", lambda signature, image_size: None)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
     asked = []
     # Where a GPU is in use, TensorFlow refuses.
@@ -92,7 +114,7 @@ def test_memory_grows_as_it_is_needed(tiny_bundle, monkeypatch):
 
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
         monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
-        model = bundle.CaptionModel(tiny_bundle)
+        model = CaptionModel(tiny_bundle)
         assert model._on_gpu
     assert asked == [("GPU:0", True)] * 2
 
@@ -110,10 +132,12 @@ def test_half_precision_is_for_gpus_that_are_made_for_it(tiny_bundle, monkeypatc
     import tensorflow as tf
 
     compiled = []
-    monkeypatch.setattr(tf.saved_model, "load", lambda folder: types.SimpleNamespace(signatures=signatures))
-    monkeypatch.setattr(bundle.CaptionModel, "_compile_encoder", lambda self, name: compiled.append(name))
+    monkeypatch.setattr(
+        tf.saved_model, "load", lambda folder: types.SimpleNamespace(signatures={s: s for s in signatures})
+    )
+    monkeypatch.setattr(gpu, "compiled_encoder", lambda signature, image_size: compiled.append(signature))
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, enable: None)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    bundle.CaptionModel(tiny_bundle)
+    CaptionModel(tiny_bundle)
     assert compiled == [expected]

@@ -16,7 +16,7 @@ def test_every_command_has_help_with_an_example(command, capsys):
 
 
 def test_help_comes_without_loading_what_is_heavy():
-    script = "import sys; from jobs import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+    script = "import sys; from beamscribe.jobs import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
     script += "print([m for m in ('apache_beam', 'tensorflow', 'keras', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

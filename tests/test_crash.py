@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from beamscribe.jobs import cli
-from beamscribe.pipelines.output import rows
+from beamscribe.pipelines.output import layout, rows
 
 KILLS = int(os.environ.get("KILLS", "4"))
 SEED = int(os.environ.get("SEED", "1"))
@@ -77,12 +77,12 @@ def wait_for_none(session: int) -> None:
 
 def kill_at_random(job: psutil.Popen, output: Path, draw: random.Random) -> str | None:
     """Kills one of a job's processes once some more shards are committed; returns what it was, None if it was late."""
-    before = len(rows.committed_files(str(output)))
+    before = len(layout.committed_files(str(output)))
     wanted = before + draw.choice((-1, 0, 0, 1, 1, 2, 3, 5, 8))
     # Before there is anything to count, at any moment of the start.
     time.sleep(draw.uniform(0.0, 8.0) if wanted < before else 0.0)
     end = time.monotonic() + LONGEST
-    while len(rows.committed_files(str(output))) < max(wanted, before) and job.poll() is None:
+    while len(layout.committed_files(str(output))) < max(wanted, before) and job.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.02)
     time.sleep(draw.uniform(0.0, 0.3))
@@ -101,7 +101,7 @@ def kill_at_random(job: psutil.Popen, output: Path, draw: random.Random) -> str 
 def check(output: Path, photos: set[str] | None = None) -> None:
     """Every committed file is whole, and no photo has two rows; of `photos`, where they are given, each has one."""
     found: collections.Counter[str] = collections.Counter()
-    for path in rows.committed_files(str(output)):
+    for path in layout.committed_files(str(output)):
         table = rows.read_table(path)
         found.update(table["photo"].to_pylist())
         failed = table.filter(table.column("status").to_numpy(zero_copy_only=False) == "failed").to_pylist()

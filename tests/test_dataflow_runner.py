@@ -1,6 +1,7 @@
 """What is filled in for Dataflow, what is refused, and the account that a job without a launcher keeps."""
 
 import dataclasses
+import datetime
 import json
 import re
 from pathlib import Path
@@ -12,8 +13,11 @@ from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOption
 from beamscribe.jobs import cli
 from beamscribe.jobs.runners import beam_runner, dataflow_runner
 from beamscribe.model import bundle
+from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.errors import UserError
-from beamscribe.pipelines.caption_archive import CaptionArchive, CaptionOptions
+from beamscribe.pipelines.caption_archive import CaptionArchive
+from beamscribe.pipelines.caption_options import CaptionOptions
+from beamscribe.pipelines.output.documents import BundleName, Config
 
 JOB = CaptionOptions(
     inputs=("gs://archive/photos",),
@@ -21,7 +25,7 @@ JOB = CaptionOptions(
     run="20260102T030405-abcdef",
     bundle="",
     model="0123456789abcdef",
-    settings=bundle.CaptionSettings(3, 20),
+    settings=CaptionSettings(3, 20),
 )
 DATAFLOW = ("--runner", "DataflowRunner", "--project", "proj-123", "--region", "us-central1")
 IMAGE = ("--sdk_container_image", "europe-docker.pkg.dev/proj-123/images/worker:1")
@@ -63,30 +67,35 @@ def test_a_gpu_is_asked_for_with_its_machine(gpu):
 @pytest.mark.parametrize(
     ("arguments", "changes", "gpu", "message"),
     [
-        (DATAFLOW[:4] + IMAGE, {}, None, "--region: Dataflow needs it"),
-        (DATAFLOW[:2] + DATAFLOW[4:] + IMAGE, {}, None, "--project: Dataflow needs it"),
+        (DATAFLOW[:4] + IMAGE, {}, None, "--region: Dataflow needs the region to run in"),
+        (DATAFLOW[:2] + DATAFLOW[4:] + IMAGE, {}, None, "--project: Dataflow needs the project to run in"),
         (
             (*DATAFLOW, *IMAGE, "--temp_location", "/tmp"),
             {},
             None,
-            "--temp_location: Dataflow's workers can't see /tmp",
+            "--temp_location: Dataflow's workers can't reach /tmp",
         ),
-        (DATAFLOW + IMAGE, {"output": "/captions"}, None, "--output: Dataflow's workers can't see /captions"),
-        (DATAFLOW + IMAGE, {"inputs": ("gs://a/b", "/c")}, None, "--input: Dataflow's workers can't see /c"),
-        (DATAFLOW + IMAGE, {"bundle": "/b"}, None, "--bundle: Dataflow's workers can't see /b"),
-        (DATAFLOW, {}, "nvidia-l4", "--sdk_container_image: --gpu needs an image with CUDA in it; .*docker build"),
-        (DATAFLOW, {}, None, "--sdk_container_image: Dataflow's workers need an image with Beamscribe in it"),
+        (DATAFLOW + IMAGE, {"output": "/captions"}, None, "--output: Dataflow's workers can't reach /captions"),
+        (DATAFLOW + IMAGE, {"inputs": ("gs://a/b", "/c")}, None, "--input: Dataflow's workers can't reach /c"),
+        (DATAFLOW + IMAGE, {"bundle": "/b"}, None, "--bundle: Dataflow's workers can't reach /b"),
+        (
+            DATAFLOW,
+            {},
+            "nvidia-l4",
+            "--sdk_container_image: --gpu needs an image with Beamscribe and CUDA; .*docker build",
+        ),
+        (DATAFLOW, {}, None, "--sdk_container_image: Dataflow's workers need an image with Beamscribe; "),
         (DATAFLOW + IMAGE, {}, "l4", "--gpu l4: choose one of nvidia-l4, "),
-        (DATAFLOW + IMAGE, {}, "nvidia-h300", "--gpu nvidia-h300: choose one of .*name its machine, too"),
+        (DATAFLOW + IMAGE, {}, "nvidia-h300", "--gpu nvidia-h300: choose one of .*give its machine, too"),
         (DATAFLOW + IMAGE, {}, "nvidia-l4;count:8", "--gpu nvidia-l4;count:8: choose one of "),
         ((*DATAFLOW, *IMAGE, "--flexrs_goal", "COST_OPTIMIZED"), {}, "nvidia-l4", "--flexrs_goal: "),
         (
             (*DATAFLOW, *IMAGE, "--dataflow_service_options", "worker_accelerator=type:nvidia-l4;count:1"),
             {},
             "nvidia-l4",
-            "--dataflow_service_options: worker_accelerator and --gpu exclude each other",
+            "--dataflow_service_options: worker_accelerator excludes --gpu",
         ),
-        ((), {}, "nvidia-l4", "--gpu: only Dataflow hands out GPUs"),
+        ((), {}, "nvidia-l4", "--gpu: only Dataflow takes it"),
     ],
 )
 def test_what_can_not_work_is_refused_in_a_line(arguments, changes, gpu, message):
@@ -99,9 +108,9 @@ def test_the_command_refuses_too(tmp_path, make_photo, capsys):
     make_photo(tmp_path / "photos" / "1.jpg")
     photos = ["--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]
     assert cli.main(["caption", *photos, *DATAFLOW, *IMAGE]) == 1
-    assert f"--input: Dataflow's workers can't see {tmp_path}/photos" in capsys.readouterr().err
+    assert f"--input: Dataflow's workers can't reach {tmp_path}/photos" in capsys.readouterr().err
     assert cli.main(["caption", *photos, "--gpu", "nvidia-l4"]) == 1
-    assert "--gpu: only Dataflow hands out GPUs" in capsys.readouterr().err
+    assert "--gpu: only Dataflow takes it" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -118,17 +127,18 @@ def unattended(tmp_path, make_photo, tiny_bundle):
         model=found.fingerprint,
         settings=found.settings,
     )
-    config = {
-        "run": job.run,
-        "inputs": job.inputs,
-        "output": job.output,
-        "bundle": {"name": found.name, "fingerprint": found.fingerprint},
-        "settings": job.settings_fingerprint,
-        "recaption": [],
-        "runner": "DataflowRunner",
-        "version": "0",
-        "started_at": "2026-01-02T03:04:05+00:00",
-    }
+    config = Config(
+        run=job.run,
+        inputs=job.inputs,
+        output=job.output,
+        bundle=BundleName(found.name, found.fingerprint),
+        settings=job.settings_fingerprint,
+        recaption=(),
+        max_pixels=job.max_pixels,
+        runner="DataflowRunner",
+        version="0",
+        started_at=datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC),
+    )
     return dataflow_runner.Unattended(CaptionArchive(job), config)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from beamscribe.jobs.commands import caption
 from beamscribe.jobs.options import search_options
+from beamscribe.jobs.runners import beam_internals
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "jobs" / "dataflow"
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def test_each_option_is_a_parameter_and_each_parameter_an_option():
-    options = {option for action in parser()._actions for option in action.option_strings if option.startswith("--")}
+    options = {option for option in beam_internals.names_in(parser()) if option.startswith("--")}
     # Nobody counts failures while a template's job runs.
     options -= {"--help", "--max-failures"}
     assert {f"--{name.replace('_', '-')}" for name in REGEXES if name not in main.BEAMS} == options
@@ -114,7 +115,7 @@ def test_a_quotation_without_an_end_is_one_line():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    complaint = "beamscribe: input: gs://a/it's: No closing quotation; quote a quotation mark, as in a shell"
+    complaint = "beamscribe: input: gs://a/it's: No closing quotation; quote quotation marks, as in a shell"
     assert done.stderr.strip() == complaint
 
 
@@ -173,13 +174,13 @@ def test_the_template_is_written_and_what_is_missing_said(tmp_path):
     assert written["image"] == "europe-docker.pkg.dev/proj-123/images/beamscribe-launcher:1"
     assert written["metadata"] == METADATA and written["sdkInfo"] == {"language": "PYTHON"}
     first, *commands = done.stderr.splitlines()
-    assert first == "dataflow-template: docker is not installed; to build the images elsewhere:"
+    assert first == "dataflow-template: docker is not installed; to build the images on another machine, run:"
     assert [re.search(r"--target (\w+)", command)[1] for command in commands] == ["worker", "launcher"]
 
 
 def test_a_repository_is_asked_for(tmp_path):
     done = make_template(tmp_path)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "give REPOSITORY=" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "REPOSITORY=europe" in done.stderr
 
 
 def test_incomplete_metadata_is_refused():

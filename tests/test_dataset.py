@@ -8,6 +8,8 @@ from beamscribe.model import encoders
 from beamscribe.model.errors import UserError
 from beamscribe.model.recipe import Encoder
 from beamscribe.model.training import dataset
+from beamscribe.model.training.dataset_description import DATASET, FEATURE_DTYPE, examples_file
+from beamscribe.model.training.targets import shift_right, training_targets
 from beamscribe.model.words.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
 from beamscribe.pipelines import prepare_dataset, tf_examples
 
@@ -29,20 +31,20 @@ def write_split(folder, features, captions, flip=True, changes=None):
     """
     names = [f"{index:02d}.jpg" for index in range(len(features))]
     records = []
-    for name, photo, written in zip(names, features.astype(prepare_dataset.FEATURE_DTYPE), captions, strict=True):
+    for name, photo, written in zip(names, features.astype(FEATURE_DTYPE), captions, strict=True):
         record = {"photo": name, "captions": list(written), "features": photo.tobytes()}
         records.append(record | ({"features_flipped": (-photo).tobytes()} if flip else {}))
     folder.mkdir(parents=True)
     for index in range(FILES):
-        path = folder / f"examples-{index:05d}.tfrecord.gz"
+        path = folder / examples_file(index)
         path.write_bytes(tf_examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
     options = prepare_dataset.PrepareOptions(
         images="", captions=dict(zip(names, captions, strict=True)), photos=names, output=str(folder), encoder=ENCODER
     )
     prepare_dataset.write_dataset([prepare_dataset.PreparedShard(0, len(names), ())], options)
-    description = json.loads((folder / prepare_dataset.DATASET).read_text())
+    description = json.loads((folder / DATASET).read_text())
     description |= {"flip": flip, **(changes or {})}
-    (folder / prepare_dataset.DATASET).write_text(json.dumps(description))
+    (folder / DATASET).write_text(json.dumps(description))
 
 
 def random_features(count):
@@ -165,7 +167,7 @@ def images(tmp_path):
         for index, photo in enumerate(photos)
     ]
     for index in range(FILES):
-        path = folder / f"examples-{index:05d}.tfrecord.gz"
+        path = folder / examples_file(index)
         path.write_bytes(tf_examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
     return folder
 
@@ -212,8 +214,37 @@ def test_refuses_missing_mirror_images_only_where_they_are_needed(tmp_path):
     assert sorted(read_epoch(data)[0]) == [1, 2, 3, 4]
 
 
+def test_a_description_of_version_0_1_0_is_read(folder):
+    """It names no version, and stays as it was otherwise."""
+    description = json.loads((folder / DATASET).read_text())
+    assert description.pop("format_version") == 1
+    fields = ["photos", "captions", "store", "flip", "image_size", "features", "failures"]
+    assert list(description) == fields
+    assert list(description["features"]) == ["shape", "dtype", "encoder", "fingerprint"]
+    description["failures"] = [{"photo": "a.jpg", "error": "corrupt", "message": "it is cut off"}]
+    (folder / DATASET).write_text(json.dumps(description))
+    assert len(dataset.load(folder, ENCODER, mirror=False).photos) == PHOTOS
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"photos": "many"}, r"dataset\.json is damaged: photos: .*; prepare the dataset again"),
+        ({"features": None}, r"dataset\.json is damaged: .*features must be there where store is features"),
+        ({"store": "pictures"}, r"dataset\.json is damaged: store: "),
+        ({"format_version": 2}, r"dataset\.json was written by a newer version of Beamscribe .*; upgrade Beamscribe"),
+    ],
+)
+def test_says_what_is_wrong_with_the_description(folder, changes, complaint):
+    description = json.loads((folder / DATASET).read_text()) | changes
+    (folder / DATASET).write_text(json.dumps(description))
+    with pytest.raises(UserError, match=complaint) as error:
+        dataset.load(folder, ENCODER, mirror=False)
+    assert "\n" not in str(error.value)
+
+
 def test_says_that_the_description_is_damaged(folder):
-    (folder / "dataset.json").write_text("{")
+    (folder / DATASET).write_text("{")
     with pytest.raises(UserError, match=r"dataset\.json is damaged"):
         dataset.load(folder, ENCODER, mirror=False)
 
@@ -229,7 +260,8 @@ def test_refuses_a_dataset_that_lost_photos(folder, lost):
 def test_inputs_start_and_targets_end():
     vocabulary = Vocabulary([*SPECIALS, "a", "dog", "runs"])
     captions = [[["a", "dog"], ["a", "zebra", "runs"]], [["dog"]], [[], ["a", "dog", "runs", "a", "dog"]]]
-    inputs, targets = dataset.training_ids(captions, vocabulary, max_words=3)
+    targets = training_targets(captions, vocabulary, max_words=3)
+    inputs = shift_right(targets)
     assert inputs.shape == targets.shape == (3, 2, 4)
     assert inputs.dtype == targets.dtype == np.int32
     assert targets.tolist() == [
@@ -248,5 +280,5 @@ def test_inputs_start_and_targets_end():
 def test_shifting_leaves_the_targets_alone():
     targets = np.array([[4, 5, END, PAD], [4, 5, 6, 4]], "int32")
     before = targets.copy()
-    assert dataset.shift_right(targets).tolist() == [[START, 4, 5, PAD], [START, 4, 5, 6]]
+    assert shift_right(targets).tolist() == [[START, 4, 5, PAD], [START, 4, 5, 6]]
     np.testing.assert_array_equal(targets, before)

@@ -42,7 +42,8 @@ WITH_VECTORS = ("merge_add", "bidirectional_merge", "image_first", "attention")
 def make(kind, dropout=0.0, **changes):
     keras.utils.set_random_seed(1)
     decoder, sizes = KINDS[kind]
-    return decoder(VOCABULARY, GRID, SLOTS, dropout=dropout, **{**sizes, **changes})
+    shared = {"vocabulary_size": VOCABULARY, "grid": GRID, "slots": SLOTS, "dropout": dropout}
+    return decoder(**{**shared, **sizes, **changes})
 
 
 def with_noise(decoder):

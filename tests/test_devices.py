@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +45,8 @@ def test_two_devices_train_what_one_would(tmp_path):
 
     write_split(tmp_path / "data", learnable_features(), LEARNABLE)
     command = [sys.executable, "-c", TRAINING, str(tmp_path / "data"), str(tmp_path / "folders")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.endswith("equal\n"), done.stderr[-3000:]
 
 

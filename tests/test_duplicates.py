@@ -62,7 +62,7 @@ def test_what_can_not_be_read_is_like_nothing(tmp_path, read, monkeypatch):
     found = marked(refs)
     assert len(found) == 100 and not any(ref.same_as or ref.sha256 for ref in found.values())
     # After some it has lost its patience.
-    assert len(read) == duplicates.MOST_FAILURES
+    assert len(read) == duplicates.MAX_FAILURES
 
 
 def test_photos_of_unknown_size_do_not_all_lie_in_one_part():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from beamscribe.model import bundle, encoders
+from beamscribe.model import encoders
+from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.model.encoders import efficientnet_lite
 from beamscribe.model.errors import UserError
 from beamscribe.model.recipe import Encoder
@@ -90,7 +91,7 @@ def test_weights_of_a_file_are_those_of_the_package_where_they_are_equal(images,
 
 def test_a_bundle_is_an_encoder(images, tiny_bundle):
     encoder = Encoder(name="efficientnet_lite0", image_size=64, weights=str(tiny_bundle))
-    expected = bundle.CaptionModel(tiny_bundle).features(images)
+    expected = CaptionModel(tiny_bundle).features(images)
     np.testing.assert_allclose(encoders.FeatureExtractor(encoder)(images), expected, rtol=1e-2, atol=1e-2)
     assert encoders.fingerprint(encoder) != encoders.fingerprint(LITE0)
 

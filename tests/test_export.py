@@ -12,7 +12,9 @@ import tensorflow as tf
 from PIL import Image
 
 from beamscribe.model import bundle, decoders, encoders, recipe, search
-from beamscribe.model.bundle import BundleWriter, CaptionModel, CaptionSettings
+from beamscribe.model.bundle import BundleWriter
+from beamscribe.model.caption_settings import CaptionSettings, draws
+from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.model.errors import UserError
 from beamscribe.model.search import Rules
 from beamscribe.model.words.vocabulary import SPECIALS, Vocabulary
@@ -121,7 +123,7 @@ DRAWING = [
 
 @pytest.mark.parametrize("settings", DRAWING)
 def test_a_bundle_draws_what_the_model_in_python_does(exported, images, settings):
-    uniforms = bundle.draws("abcde", settings, 6, LONGEST)
+    uniforms = draws("abcde", settings, 6, LONGEST)
     captions, scores = exported.model.caption(images, settings, uniforms)
     assert captions.shape == scores.shape == (5, 6)
     assert (np.diff(scores, axis=-1) <= 0).all()
@@ -132,7 +134,7 @@ def test_a_bundle_draws_what_the_model_in_python_does(exported, images, settings
 
 def test_every_setting_of_the_drawing_matters(exported, images):
     def drawn(settings):
-        return str(exported.model.caption(images, settings, bundle.draws("abcde", settings, 6, LONGEST))[0].tolist())
+        return str(exported.model.caption(images, settings, draws("abcde", settings, 6, LONGEST))[0].tolist())
 
     assert len({drawn(settings) for settings in [*DRAWING, DRAWN._replace(seed=1)]}) == len(DRAWING) + 1
     # Those of the search do not.
@@ -142,7 +144,7 @@ def test_every_setting_of_the_drawing_matters(exported, images):
 def test_a_photo_is_drawn_the_same_captions_in_any_batch(exported, images):
     def drawn(places, captions=4):
         names = [f"{place}.jpg" for place in places]
-        return exported.model.caption(images[places], DRAWN, bundle.draws(names, DRAWN, captions, LONGEST))[0].tolist()
+        return exported.model.caption(images[places], DRAWN, draws(names, DRAWN, captions, LONGEST))[0].tolist()
 
     together = drawn([0, 1, 2, 3, 4])
     assert drawn([2]) == together[2:3]
@@ -153,21 +155,21 @@ def test_a_photo_is_drawn_the_same_captions_in_any_batch(exported, images):
 
 def test_draws_depend_on_the_seed_and_the_name_alone():
     names = ["/photos/a.jpg", "/photos/b.jpg", "/photos/\udcff.jpg", "gs://photos/\u00e9.jpg"]
-    made = bundle.draws(names, DRAWN, 3, LONGEST)
+    made = draws(names, DRAWN, 3, LONGEST)
     assert made.shape == (4, 3, LONGEST + 1) and made.dtype == np.float32
     assert made.min() >= 0 and made.max() < 1
     assert len(np.unique(made)) == made.size
     assert made.mean() == pytest.approx(0.5, abs=5 / np.sqrt(12 * made.size))
-    np.testing.assert_array_equal(bundle.draws(names, DRAWN._replace(beam_width=7, top_p=0.1), 3, LONGEST), made)
-    np.testing.assert_array_equal(bundle.draws(names[::-1], DRAWN, 3, LONGEST), made[::-1])
-    np.testing.assert_array_equal(bundle.draws(names[1:2], DRAWN, 2, LONGEST), made[1:2, :2])
-    assert not (bundle.draws(names, DRAWN._replace(seed=1), 3, LONGEST) == made).any()
+    np.testing.assert_array_equal(draws(names, DRAWN._replace(beam_width=7, top_p=0.1), 3, LONGEST), made)
+    np.testing.assert_array_equal(draws(names[::-1], DRAWN, 3, LONGEST), made[::-1])
+    np.testing.assert_array_equal(draws(names[1:2], DRAWN, 2, LONGEST), made[1:2, :2])
+    assert not (draws(names, DRAWN._replace(seed=1), 3, LONGEST) == made).any()
     # The same numbers in every process.
     np.testing.assert_allclose(made[0, 0, :3], [0.7557298, 0.9239282, 0.0544485], rtol=1e-5)
 
 
 def test_nothing_is_drawn_where_captions_are_searched_for():
-    assert bundle.draws(["a.jpg"], CaptionSettings(2, 6), 3, LONGEST) is None
+    assert draws(["a.jpg"], CaptionSettings(2, 6), 3, LONGEST) is None
 
 
 def test_the_captions_say_something(exported, images):
@@ -202,7 +204,7 @@ def test_stored_features_get_the_captions_of_their_photos(exported, images):
     expected, expected_scores = exported.model.caption(images, settings)
     assert captions.tolist() == expected.tolist()
     np.testing.assert_allclose(scores, expected_scores, rtol=0.01)
-    uniforms = bundle.draws("abcde", DRAWN, 2, LONGEST)
+    uniforms = draws("abcde", DRAWN, 2, LONGEST)
     captions, scores = exported.model.caption_features(features, DRAWN, uniforms)
     expected, expected_scores = exported.model.caption(images, DRAWN, uniforms)
     assert captions.tolist() == expected.tolist()
@@ -383,6 +385,21 @@ def test_figures_and_card_may_be_changed(copied):
 def test_says_that_the_description_is_damaged(copied, content):
     (copied / "bundle.json").write_text(content)
     with pytest.raises(UserError, match=r"bundle\.json is damaged"):
+        bundle.describe(copied)
+
+
+def test_the_description_is_the_file_that_it_was(exported):
+    """Its keys are those of version 0.1.0 and the version; the settings are one object."""
+    fields = json.loads((exported.folder / "bundle.json").read_text())
+    assert list(fields) == ["format_version", "fingerprint", "name", "image_size", "longest", "settings"]
+    assert fields["format_version"] == 1
+    assert fields["settings"] == CaptionSettings(beam_width=2, max_length=6)._asdict()
+
+
+def test_a_bundle_of_a_newer_version_is_refused(copied):
+    fields = json.loads((copied / "bundle.json").read_text())
+    (copied / "bundle.json").write_text(json.dumps(fields | {"format_version": 2}))
+    with pytest.raises(UserError, match=r"bundle\.json was written by a newer version of Beamscribe .*; upgrade"):
         bundle.describe(copied)
 
 

@@ -1,7 +1,10 @@
 import datetime
-import json
 
+import pytest
+
+from beamscribe.model.documents import NewerDocumentError
 from beamscribe.pipelines.control import history, stopping
+from beamscribe.pipelines.output.documents import BundleName, Config
 
 
 def test_only_what_has_no_launcher_any_more_is_stopped(tmp_path):
@@ -16,12 +19,28 @@ def test_only_what_has_no_launcher_any_more_is_stopped(tmp_path):
 
 
 def test_a_run_goes_on_with_one_that_had_the_same_limits(tmp_path):
-    config = {"output": str(tmp_path), "inputs": ["/p"], "bundle": "b", "settings": "s", "recaption": ["failed"]}
-    config |= {"max_pixels": 10, "version": "1"}
-    (tmp_path / "runs" / "1").mkdir(parents=True)
-    began = "2026-01-01T00:00:00+00:00"
-    (tmp_path / "runs" / "1" / "config.json").write_text(json.dumps({**config, "started_at": began}))
-    assert history.unfinished_since(config) == datetime.datetime.fromisoformat(began)
+    config = Config(
+        run="1",
+        output=str(tmp_path),
+        inputs=("/p",),
+        bundle=BundleName("b", "f"),
+        settings="s",
+        recaption=("failed",),
+        max_pixels=10,
+        runner="FnApiRunner",
+        version="1",
+        started_at=datetime.datetime.fromisoformat("2026-01-01T00:00:00+00:00"),
+    )
+    path = tmp_path / "runs" / "1" / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(config.to_json())
+    later = config.model_copy(update={"run": "2", "started_at": datetime.datetime.now(datetime.UTC)})
+    assert history.unfinished_since(later) == config.started_at
     # What failed may not fail with more, or with another version.
-    for change in ({"max_pixels": 20}, {"version": "2"}, {"recaption": []}):
-        assert history.unfinished_since({**config, **change}) is None
+    for change in ({"max_pixels": 20}, {"version": "2"}, {"recaption": ()}):
+        assert history.unfinished_since(later.model_copy(update=change)) is None
+    path.write_text("{")
+    assert history.unfinished_since(later) is None
+    path.write_bytes(config.to_json().replace(b'"format_version": 1', b'"format_version": 2'))
+    with pytest.raises(NewerDocumentError, match="was written by a newer version of Beamscribe"):
+        history.unfinished_since(later)

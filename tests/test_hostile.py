@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from beamscribe.jobs import cli
-from beamscribe.pipelines import caption_archive
+from beamscribe.pipelines import caption_shard
 from tests.test_sources import jpeg
 
 # Found by every Python process: the decoder does as a photo's bytes say.
@@ -69,7 +69,7 @@ def check_misbehaving_decoders(folder: Path, bundle: Path, make_photo, *options:
     given = ["--input", str(folder / "photos"), "--output", str(folder / "out"), "--bundle", str(bundle)]
     subprocess.run(
         [sys.executable, "-m", "beamscribe.jobs.cli", "caption", *given, "--shard-size", "8", *options],
-        env={**os.environ, "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{os.getcwd()}"},
+        env={**os.environ, "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{Path(__file__).parents[1]}"},
         check=True,
         timeout=300,
     )
@@ -133,7 +133,7 @@ def test_fewer_pixels_can_be_asked_for(tmp_path, tiny_bundle, make_photo):
 def test_a_store_that_goes_away_stops_the_job(tmp_path, tiny_bundle, make_photo, capsys, monkeypatch):
     for index in range(64):
         make_photo(tmp_path / "photos" / f"{index:02d}.jpg")
-    real = caption_archive.commit
+    real = caption_shard.commit
 
     def commit(result, options):
         path = real(result, options)
@@ -142,10 +142,10 @@ def test_a_store_that_goes_away_stops_the_job(tmp_path, tiny_bundle, make_photo,
             (tmp_path / "photos").rename(tmp_path / "away")
         return path
 
-    monkeypatch.setattr(caption_archive, "commit", commit)
+    monkeypatch.setattr(caption_shard, "commit", commit)
     assert captioned(tmp_path / "photos", tmp_path / "out", tiny_bundle, "--shard-size", "32") == 1
     error = capsys.readouterr().err
-    assert f"there is no {tmp_path / 'photos'} any more; see that the store is there" in error
+    assert f"the input {tmp_path / 'photos'} no longer exists; make sure that the store is available" in error
     assert error.count("\n") == 1 or "Traceback" not in error
     (tmp_path / "away").rename(tmp_path / "photos")
     monkeypatch.undo()
@@ -201,7 +201,7 @@ def test_a_bundle_with_a_byte_changed(tmp_path, tiny_bundle, make_photo, capsys)
     assert captioned(tmp_path / "photos", tmp_path / "out", changed) == 1
     error = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
     assert (
-        error.startswith("beamscribe caption: ") and "is damaged: its files are not those that it was made of" in error
+        error.startswith("beamscribe caption: ") and "is damaged: its files have changed since it was written" in error
     )
     assert not rows_of(tmp_path / "out")
     assert json.loads((changed / "bundle.json").read_text())

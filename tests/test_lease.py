@@ -1,5 +1,4 @@
 import contextlib
-import json
 import pathlib
 import signal
 import subprocess
@@ -36,10 +35,10 @@ def other_job(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(lease, "BEAT", 0.1)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
     # Many beats, so that a busy machine does not make who lives look dead.
-    monkeypatch.setattr(lease, "DEAD", 10.0)
-    monkeypatch.setattr(lease, "_LOOK", 0.05)
+    monkeypatch.setattr(lease, "DEAD_SECONDS", 10.0)
+    monkeypatch.setattr(lease, "_POLL_SECONDS", 0.05)
 
 
 def wait_until(happens):
@@ -86,14 +85,14 @@ def test_a_killed_holder_of_this_machine_holds_nobody_up(tmp_path, other_job, re
         wait_until(lambda: psutil.Process(other_job.pid).status() == psutil.STATUS_ZOMBIE)
     started = time.monotonic()
     with lease.hold(str(tmp_path), "me"):
-        assert time.monotonic() - started < lease.DEAD / 2
+        assert time.monotonic() - started < lease.DEAD_SECONDS / 2
 
 
 def test_a_process_id_that_is_used_again_is_another_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "DEAD", 2.0)
-    stranger = Holder(**{**vars(Holder.myself("gone")), "started": 1.0})
+    monkeypatch.setattr(lease, "DEAD_SECONDS", 2.0)
+    stranger = Holder.myself("gone").model_copy(update={"started": 1.0})
     (tmp_path / "leases").mkdir()
-    (tmp_path / "leases" / "00000004.json").write_text(json.dumps(vars(stranger)))
+    (tmp_path / "leases" / "00000004.json").write_text(stranger.to_json().decode())
     with lease.hold(str(tmp_path), "me"):
         assert (tmp_path / "leases" / "00000005.json").exists()
         assert not (tmp_path / "leases" / "00000004.json").exists()
@@ -120,7 +119,7 @@ def test_a_holder_elsewhere_whose_heart_stands_still_is_dead(tmp_path, monkeypat
     # A beat that is being written when the signal comes is still seen.
     wait_until(lambda: all(state == "T" for state in states_of_threads(other_job.pid)))
     elsewhere(monkeypatch)
-    monkeypatch.setattr(lease, "DEAD", 2.0)
+    monkeypatch.setattr(lease, "DEAD_SECONDS", 2.0)
     started = time.monotonic()
     with lease.hold(str(tmp_path), "me"):
         assert time.monotonic() - started >= 2.0
@@ -130,7 +129,7 @@ def test_who_lost_the_lease_learns_it(tmp_path, quick):
     lost = threading.Event()
     with lease.hold(str(tmp_path), "me", lambda _: lost.set()):
         taker = Holder.myself("taker")
-        (tmp_path / "leases" / "00000002.json").write_text(json.dumps(vars(taker)))
+        (tmp_path / "leases" / "00000002.json").write_text(taker.to_json().decode())
         assert lost.wait(60.0)
 
 
@@ -138,9 +137,11 @@ def test_a_number_that_others_had_and_cleaned_up_is_not_taken_again(tmp_path, mo
     create = stores.create
 
     def create_late(path, data):
+        if "leases" not in path:
+            return create(path, data)
         # Two others come before it, of whom one has gone.
         monkeypatch.setattr(stores, "create", create)
-        create(path.replace("00000001", "00000002"), json.dumps(vars(Holder.myself("third"))).encode())
+        create(path.replace("00000001", "00000002"), Holder.myself("third").to_json())
         return create(path, data)
 
     monkeypatch.setattr(stores, "create", create_late)
@@ -217,12 +218,12 @@ def test_a_job_that_can_not_be_asked_for_keeps_the_lease(tmp_path):
 def test_another_takes_it_while_one_waits(tmp_path, quick):
     folder = tmp_path / "leases"
     folder.mkdir()
-    gone = {**vars(Holder.myself("gone")), "machine": "another start of it"}
-    (folder / "00000001.json").write_text(json.dumps(gone))
+    gone = Holder.myself("gone").model_copy(update={"machine": "another start of it"})
+    (folder / "00000001.json").write_bytes(gone.to_json())
 
     def take() -> None:
         time.sleep(0.5)
-        (folder / "00000002.json").write_text(json.dumps(vars(Holder.myself("the winner"))))
+        (folder / "00000002.json").write_text(Holder.myself("the winner").to_json().decode())
         (folder / "00000001.json").unlink()
 
     winner = threading.Thread(target=take)

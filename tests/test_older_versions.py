@@ -7,12 +7,16 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from beamscribe.jobs import cli
-from beamscribe.model import bundle
-from beamscribe.model.bundle import CaptionModel, CaptionSettings
+from beamscribe.model import bundle, decoders, encoders, recipe, search
+from beamscribe.model.caption_settings import CaptionSettings, draws
+from beamscribe.model.captioners.exported_model import CaptionModel
+from beamscribe.model.search import Rules
+from beamscribe.model.words.vocabulary import Vocabulary
 
 DATA = Path(__file__).parent / "data"
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -58,7 +62,8 @@ def test_an_output_is_verified_shown_captioned_further_and_compacted(name, tmp_p
     output = unpacked(f"0.1.0/{name}.tar.xz", tmp_path)
     inputs = ["--input", str(archive), str(archive / "pair.tar")]
     assert cli.main(["verify", str(output), *inputs]) == 0
-    assert "0 without a row, 0 changed since; 0 photos with rows are not listed" in capsys.readouterr().out
+    expected = "0 without a row, 0 changed after their row was written; 0 photos with rows are not listed"
+    assert expected in capsys.readouterr().out
     assert shown(output, capsys) == CAPTIONS | {"broken.jpg": None}
 
     shutil.copyfile(SAMPLES / "skyline.jpg", archive / "new.jpg")
@@ -91,6 +96,22 @@ def test_a_bundle_writes_the_captions_that_it_wrote(tmp_path):
     np.testing.assert_allclose(scores, expected["searched"]["scores"], rtol=1e-3)
     settings = settings._replace(top_p=0.9, seed=3)
     names = [f"{number}.jpg" for number in range(6)]
-    captions, scores = model.caption(images, settings, bundle.draws(names, settings, 2, model.longest))
+    captions, scores = model.caption(images, settings, draws(names, settings, 2, model.longest))
     assert captions.tolist() == expected["drawn"]["captions"]
     np.testing.assert_allclose(scores, expected["drawn"]["scores"], rtol=1e-3)
+
+
+def test_a_bundle_gives_new_models_its_weights(tmp_path):
+    folder = unpacked("0.1.0/bundle.tar.xz", tmp_path)
+    expected = json.loads((DATA / "0.1.0" / "bundle_captions.json").read_text())
+    chosen = recipe.load(str(folder / bundle.RECIPE))
+    vocabulary = Vocabulary.load(folder / bundle.VOCABULARY)
+    keras.utils.set_random_seed(5)
+    encoder = encoders.build(chosen.encoder.model_copy(update={"weights": "none"}))
+    decoder = decoders.build(chosen, len(vocabulary), encoder.output_shape[1:])
+    bundle.restore(folder, encoder, decoder)
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    ids, scores = search.beam_search(decoder, encoder(images), 3, Rules(8), 1.0)
+    captions = [[" ".join(vocabulary.decode(row)) for row in rows] for rows in np.asarray(ids)]
+    assert captions == expected["searched"]["captions"]
+    np.testing.assert_allclose(scores, expected["searched"]["scores"], rtol=1e-3)

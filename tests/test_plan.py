@@ -7,8 +7,12 @@ from beamscribe.pipelines import ledger, plan
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.ledger import DoneRule
 from beamscribe.pipelines.listing import Listed
+from beamscribe.pipelines.output import frozen_plan
+from beamscribe.pipelines.output.documents import Plan, PlannedShard
+from beamscribe.pipelines.output.frozen_plan import Unit
 from beamscribe.pipelines.photos import PhotoRef
-from beamscribe.pipelines.plan import PlannedShard, PlanShards, Unit
+from beamscribe.pipelines.plan import PlanShards
+from tests import made
 from tests.conftest import run_eagerly
 
 RULE = DoneRule("m", "s")
@@ -33,7 +37,7 @@ def make_plan(folder, refs, done=(), ignored=None, **settings):
 
 
 def photos_in(shards):
-    return sorted(ref.photo for shard in shards for ref in plan.read_shard(shard).photos)
+    return sorted(ref.photo for shard in shards for ref in frozen_plan.read_shard(shard).photos)
 
 
 def refs_of(*numbers):
@@ -51,7 +55,7 @@ def test_every_new_photo_is_in_one_shard(tmp_path):
     refs = refs_of(*range(300))
     shards = make_plan(tmp_path, refs, done=refs[:100], ignored={".txt": 2})
     assert photos_in(shards) == [ref.photo for ref in refs[100:]]
-    frozen = plan.read(str(tmp_path))
+    frozen = frozen_plan.read(str(tmp_path))
     assert (frozen.listed, frozen.skipped, frozen.planned) == (300, 100, 200)
     assert frozen.ignored == {".txt": 8}
     assert set(frozen.shards) == set(shards)
@@ -63,7 +67,7 @@ def test_a_changed_photo_is_new_and_a_photo_of_two_inputs_is_one(tmp_path):
     refs = refs_of(1, 2)
     shards = make_plan(tmp_path, [refs[0], PhotoRef(refs[1].photo, "2"), *refs[:1]], done=refs)
     assert photos_in(shards) == [refs[1].photo]
-    assert plan.read(str(tmp_path)).listed == 2
+    assert frozen_plan.read(str(tmp_path)).listed == 2
 
 
 def test_a_second_attempt_keeps_to_the_first_plan(tmp_path):
@@ -76,20 +80,20 @@ def test_a_second_attempt_keeps_to_the_first_plan(tmp_path):
 
 
 def test_where_there_is_a_plan_nothing_is_listed(tmp_path):
-    assert list(plan.unless_planned("x", str(tmp_path))) == ["x"]
+    assert list(frozen_plan.unless_planned("x", str(tmp_path))) == ["x"]
     make_plan(tmp_path, refs_of(1))
-    assert list(plan.unless_planned("x", str(tmp_path))) == []
+    assert list(frozen_plan.unless_planned("x", str(tmp_path))) == []
 
 
 def test_nothing_to_do_is_a_plan_too(tmp_path):
     assert make_plan(tmp_path, []) == []
-    made = plan.read(str(tmp_path))
+    made = frozen_plan.read(str(tmp_path))
     assert (made.listed, made.skipped, made.planned, made.shards) == (0, 0, 0, ())
 
 
 def test_members_of_a_container_stay_together_as_ranges_of_it(tmp_path):
     shards = make_plan(tmp_path, [*members("/a.tar", 100), *members("/b.tar", 10), *refs_of(*range(5))])
-    contents = [[ref.photo for ref in plan.read_shard(shard).photos] for shard in shards]
+    contents = [[ref.photo for ref in frozen_plan.read_shard(shard).photos] for shard in shards]
     assert sorted(map(len, contents)) == [5, 14, 32, 32, 32]
     assert [f"/a.tar#{n:04d}" for n in range(32)] in contents
     # The rest of one container and all of a small one make a shard.
@@ -110,10 +114,10 @@ def test_photos_with_the_same_bytes_are_planned_beside_the_one_that_is_read(tmp_
     refs = [PhotoRef(str(folder / name), "1", 1000) for name in contents]
     refs.append(PhotoRef(str(folder / "gone.jpg"), "1", 1000))
     shards = make_plan(tmp_path, refs)
-    assert plan.read(str(tmp_path)).duplicates == 40
+    assert frozen_plan.read(str(tmp_path)).duplicates == 40
     assert photos_in(shards) == sorted(ref.photo for ref in refs)
     for shard in shards:
-        photos = {ref.photo: ref for ref in plan.read_shard(shard).photos}
+        photos = {ref.photo: ref for ref in frozen_plan.read_shard(shard).photos}
         for ref in photos.values():
             if ref.same_as:
                 original = photos[ref.same_as]
@@ -127,7 +131,7 @@ def test_without_looking_for_them_there_are_no_duplicates(tmp_path):
     for name in "ab":
         (tmp_path / name).write_bytes(b"same")
     make_plan(tmp_path, [PhotoRef(str(tmp_path / name), "1", 4) for name in "ab"], deduplicate=False)
-    assert plan.read(str(tmp_path)).duplicates == 0
+    assert frozen_plan.read(str(tmp_path)).duplicates == 0
 
 
 def test_a_duplicate_of_a_member_goes_where_the_container_is():
@@ -153,11 +157,11 @@ def test_small_units_of_containers_share_a_shard():
 
 
 def test_photos_a_shard():
-    assert plan.photos_a_shard(1_000_000, 512, workers=1) == 512
-    assert plan.photos_a_shard(1000, 512, workers=1) == 125
-    assert plan.photos_a_shard(1000, 512, workers=4) == 32
-    assert plan.photos_a_shard(5, 512, workers=4) == 32
-    assert plan.photos_a_shard(1000, 8, workers=1) == 8
+    assert plan.photos_per_shard(1_000_000, 512, workers=1) == 512
+    assert plan.photos_per_shard(1000, 512, workers=1) == 125
+    assert plan.photos_per_shard(1000, 512, workers=4) == 32
+    assert plan.photos_per_shard(5, 512, workers=4) == 32
+    assert plan.photos_per_shard(1000, 8, workers=1) == 8
 
 
 def test_shards_are_even_and_equal_in_every_process():
@@ -167,11 +171,12 @@ def test_shards_are_even_and_equal_in_every_process():
 
 
 def test_the_plan_survives_its_file():
-    made = plan.Plan("run", 5, 2, 3, 1, 1, {".txt": 1}, (PlannedShard(0, 3, ("a.parquet", "b.parquet")),))
-    assert plan.Plan.from_json(made.to_json()) == made
+    shards = (PlannedShard(0, 3, ("a.parquet", "b.parquet")),)
+    written = made.plan(listed=5, skipped=2, planned=3, ignored={".txt": 1}, shards=shards)
+    assert Plan.from_json(written.to_json(), "plan.json") == written
 
 
 def test_references_survive_their_file(tmp_path):
     failed = members("/a.tar", 1)[0]._replace(failure=Failure(Stage.LIST, ErrorCode.CORRUPT, "why"), sha256="ab")
-    unit = plan.write_unit(str(tmp_path), "", 0, [failed, *refs_of(1)])
-    assert plan.read_shard(PlannedShard(0, 2, (unit.path,))).photos == (failed, *refs_of(1))
+    unit = frozen_plan.write_unit(str(tmp_path), "", 0, [failed, *refs_of(1)])
+    assert frozen_plan.read_shard(PlannedShard(0, 2, (unit.path,))).photos == (failed, *refs_of(1))

@@ -86,7 +86,7 @@ def test_mistakes_are_one_clear_line(photos, capfd):
         ("--recipe", "nope"): "no recipe 'nope'",
         ("--set", "encoder.weights=/no/weights"): "encoder.weights: no file /no/weights",
         ("--images", "/no/where"): "no folder /no/where",
-        ("--images", str(photos)): "could be read, 3.jpg for one: ",
+        ("--images", str(photos)): "can be read; 3.jpg: ",
         ("--captions", "/no/where"): "/no/where",
         ("--split", str(photos / "more.txt")): "9.jpg",
     }

@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from beamscribe.pipelines.sources.ranges import found_cuts
+from beamscribe.pipelines.sources.ranges import find_cuts
 
 
 class Names:
@@ -41,11 +41,11 @@ class Names:
 )
 def test_names_are_cut_into_ranges_of_about_equal_size(names, share):
     store = Names([*names, "o", "q"])
-    cuts = found_cuts("p/", store.first)
+    cuts = find_cuts("p/", store.first)
     assert cuts == sorted(set(cuts)) and all(cut.startswith("p/") for cut in cuts)
     assert store.largest(cuts) <= share * len(names) + 2
     assert store.requests < 250
 
 
 def test_a_store_that_lists_only_from_the_beginning_is_not_cut():
-    assert found_cuts("p/", lambda prefix, _: "p/abc") == []
+    assert find_cuts("p/", lambda prefix, _: "p/abc") == []

@@ -12,12 +12,11 @@ from PIL import Image
 
 from beamscribe.pipelines import plan
 from beamscribe.pipelines.failures import ErrorCode
-from beamscribe.pipelines.output import report, report_page
+from beamscribe.pipelines.output import frozen_plan, report, report_page
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, CaptionRow, PhotoRef, caption_table
-from beamscribe.pipelines.plan import Plan
+from tests import made
+from tests.made import RUN, STARTED
 
-RUN = "20260102T030405-abcdef"
-STARTED = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 HOSTILE = "<script>alert(1)</script>\"' onload=x &amp; $run ${run}"
 
 
@@ -54,23 +53,14 @@ def make_run(output):
         folder = output / "runs" / RUN
         folder.mkdir(parents=True)
         units = [
-            plan.write_unit(str(folder), "", index, [PhotoRef(photo, "1-2") for photo in photos])
+            frozen_plan.write_unit(str(folder), "", index, [PhotoRef(photo, "1-2") for photo in photos])
             for index, photos in enumerate(planned)
         ]
         count = sum(len(photos) for photos in planned)
-        made = Plan(RUN, skipped + count, skipped, count, 1, 2, {".txt": 3}, plan.shards_of(units, 100))
-        (folder / "plan.json").write_bytes(made.to_json())
-        config = {
-            "run": RUN,
-            "inputs": ["/photos"],
-            "output": str(output),
-            "bundle": {"name": "transformer", "fingerprint": "0123456789abcdef"},
-            "settings": "beam_width=3,max_length=20",
-            "runner": "FnApiRunner",
-            "started_at": STARTED.isoformat(),
-            "version": "0.1.0",
-        }
-        (folder / "config.json").write_text(json.dumps(config))
+        of_plan = {"listed": skipped + count, "skipped": skipped, "planned": count, "duplicates": 1, "outdated": 2}
+        frozen = made.plan(**of_plan, ignored={".txt": 3}, shards=plan.shards_of(units, 100))
+        (folder / "plan.json").write_bytes(frozen.to_json())
+        (folder / "config.json").write_bytes(made.config(output=str(output)).to_json())
         commit(committed)
 
     def commit(committed):

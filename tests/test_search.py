@@ -45,9 +45,8 @@ def tables():
 @pytest.fixture(scope="module")
 def transformer():
     keras.utils.set_random_seed(0)
-    decoder = TransformerDecoder(
-        12, (1, 2, 8), 8, width=16, heads=2, feed_forward=16, encoder_layers=1, decoder_layers=1, dropout=0.0
-    )
+    sizes = {"width": 16, "heads": 2, "feed_forward": 16, "encoder_layers": 1, "decoder_layers": 1}
+    decoder = TransformerDecoder(vocabulary_size=12, grid=(1, 2, 8), slots=8, **sizes)
     decoder.set_weights([10 * array for array in decoder.get_weights()])
     return decoder
 

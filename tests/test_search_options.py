@@ -8,11 +8,19 @@ import pytest
 from beamscribe.jobs.commands import evaluate
 from beamscribe.jobs.options import search_options
 from beamscribe.model import bundle
-from beamscribe.model.bundle import CaptionSettings, Description
+from beamscribe.model.bundle import Description
+from beamscribe.model.caption_settings import CaptionSettings
+from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines.images import to_pixels
 
-MODEL = Description("f", "model", 64, 20, CaptionSettings(3, 18, min_length=2, length_penalty=0.5))
+MODEL = Description(
+    fingerprint="f",
+    name="model",
+    image_size=64,
+    longest=20,
+    settings=CaptionSettings(3, 18, min_length=2, length_penalty=0.5),
+)
 
 
 def parsed(*arguments):
@@ -60,14 +68,14 @@ def test_what_is_given_is_taken():
         (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be above 0"),
         (["--top-p", "0.9", "--temperature", "inf"], "--temperature inf: must be above 0"),
         (["--top-p", "0.9", "--seed", "-1"], "--seed -1: must be at least 0"),
-        (["--temperature", "2"], "--temperature is for drawing only: give --top-p, too"),
-        (["--seed", "2"], "--seed is for drawing only: give --top-p, too"),
-        (["--top-p", "0.9", "--beam-width", "2"], "--beam-width is for beam search only: leave it or --top-p out"),
+        (["--temperature", "2"], "--temperature has no effect without --top-p; give --top-p, too"),
+        (["--seed", "2"], "--seed has no effect without --top-p; give --top-p, too"),
+        (["--top-p", "0.9", "--beam-width", "2"], "--beam-width has no effect with --top-p; leave out one of the two"),
         # The other one may be the bundle's.
         (["--max-length", "1"], "--min-length 2: must be at most --max-length, 1"),
         (
             ["--top-p", "0.9", "--length-penalty", "1"],
-            "--length-penalty is for beam search only: leave it or --top-p out",
+            "--length-penalty has no effect with --top-p; leave out one of the two",
         ),
     ],
 )
@@ -96,7 +104,7 @@ def test_evaluate_captions_as_its_options_ask(images, tiny_bundle):
     settings = bundle.describe(tiny_bundle).settings
     free = evaluated(images, tiny_bundle, "--length-penalty", "0")
     assert len(free) == 40
-    expected, _ = bundle.CaptionModel(tiny_bundle).caption(pixels[None], settings._replace(length_penalty=0.0))
+    expected, _ = CaptionModel(tiny_bundle).caption(pixels[None], settings._replace(length_penalty=0.0))
     assert free["7.jpg"] == expected[0, 0]
     bound = evaluated(images, tiny_bundle, "--min-length", "5", "--no-repeat-ngram", "1", "--beam-width", "4")
     assert any(len(caption.split()) < 5 for caption in free.values())

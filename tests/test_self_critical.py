@@ -5,7 +5,8 @@ import pytest
 
 from beamscribe.model import recipe
 from beamscribe.model.training.cider import CiderD
-from beamscribe.model.training.self_critical import batches, choose, mean_weights, sentences
+from beamscribe.model.training.self_critical import batches, sentences
+from beamscribe.model.training.targets import choose, mean_weights
 from beamscribe.model.words.vocabulary import END, PAD, START
 from tests.conftest import TINY_RECIPE
 

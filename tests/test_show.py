@@ -175,7 +175,7 @@ def test_a_run_that_has_committed_nothing_yet(tmp_path, capsys):
     (tmp_path / "runs" / "1").mkdir(parents=True)
     (tmp_path / "runs" / "1" / "config.json").write_text("{}")
     assert cli.main(["show", str(tmp_path)]) == 0
-    assert "nothing is committed yet" in capsys.readouterr().err
+    assert "holds no captions yet" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_early(tmp_path, commit):

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from beamscribe.jobs import cli
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines import listing
 from beamscribe.pipelines.failures import ErrorCode, Failure
@@ -257,7 +258,7 @@ def test_tfrecord(tmp_path, compression):
 
 def test_tfrecord_with_other_features(tmp_path):
     path = make_records(tmp_path / "x.tfrecord", [example(photo=jpeg(1), id=b"one")])
-    with pytest.raises(UserError, match="no image/encoded, but id, photo"):
+    with pytest.raises(UserError, match="no feature image/encoded; they have id, photo"):
         listed(path)
     options = {"image_column": "photo", "name_column": "id"}
     assert contents(listed(path, **options)[0], **options) == {"one": jpeg(1)}
@@ -352,7 +353,7 @@ def test_lists(tmp_path, kind):
 def test_lists_that_name_no_column(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("where,what\na.jpg,x\n")
-    with pytest.raises(UserError, match="no column that looks like URIs, but where, what; name one with --uri-column"):
+    with pytest.raises(UserError, match="no column with a known name for URIs; it has where, what; name the column"):
         listed(path)
     assert names(listed(path, uri_column="where")[0], tmp_path) == ["a.jpg"]
     with pytest.raises(UserError, match="no column there"):
@@ -379,10 +380,10 @@ def test_what_an_input_is_its_bytes_say(tmp_path):
         return source.kind
 
     assert [kind(name) for name in ("archive", "photos.jpg", "photo", "broken.jpg")] == ["tar", "zip", "photo", "photo"]
-    with pytest.raises(UserError, match=r"what .*riddle is, its bytes don't say; name it with --input-format"):
+    with pytest.raises(UserError, match=r"can't tell what .*riddle is; name its format"):
         kind("riddle")
     assert kind("riddle", format="list") == "list"
-    with pytest.raises(UserError, match="there is no"):
+    with pytest.raises(UserError, match="does not exist"):
         kind("nothing")
     with pytest.raises(UserError, match="nothing matches"):
         listing.check(str(tmp_path / "*.gif"), ListOptions())
@@ -588,3 +589,18 @@ def test_odd_entries_of_lists(tmp_path):
     path.write_text("\n".join(lines[:1]))
     with pytest.raises(UserError, match="no column"):
         listed(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "option"),
+    [
+        ("riddle", b"\1\2\3", "--input-format"),
+        ("photos.csv", b"where,what\na,b\n", "--uri-column"),
+    ],
+)
+def test_the_command_names_the_option_that_helps(name, data, option, tmp_path, tiny_bundle, capsys):
+    (tmp_path / name).write_bytes(data)
+    given = ["--input", str(tmp_path / name), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
+    assert cli.main(["caption", *given]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("beamscribe caption: --input: ") and line.endswith(f" with {option}"), line

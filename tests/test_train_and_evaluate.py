@@ -8,6 +8,7 @@ import pytest
 
 from beamscribe.jobs import cli
 from beamscribe.model import bundle, evaluation, recipe
+from beamscribe.model.captioners.exported_model import CaptionModel
 from tests.conftest import TINY_RECIPE
 
 CAPTIONS = ["A dog runs in the grass .", "A man sits by the water .", "Two dogs play .", "A boy jumps into a lake ."]
@@ -65,14 +66,13 @@ def test_the_bundle_is_whole(trained):
 
 
 def test_training_needs_no_java(trained, monkeypatch):
-    from beamscribe.jobs.commands import train as job
-    from beamscribe.model.training import dataset
+    from beamscribe.model.training import dataset, metrics
 
     monkeypatch.setattr(evaluation, "java_available", lambda: False)
     chosen = recipe.parse(TINY_RECIPE, "tiny")
     data, validation = (dataset.load(trained / split, chosen.encoder, False) for split in ("train", "dev"))
-    metrics = job._measure(bundle.CaptionModel(trained / "bundle"), chosen, data, validation)
-    assert metrics["scorer"] == "beamscribe" and metrics["cider"] >= 0 and metrics["distinct_captions"] >= 1
+    figures = metrics.measure(CaptionModel(trained / "bundle"), chosen, data, validation)
+    assert figures["scorer"] == "beamscribe" and figures["cider"] >= 0 and figures["distinct_captions"] >= 1
 
 
 def test_the_figures_are_flat_json(trained, capsys):

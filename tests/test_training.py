@@ -15,9 +15,13 @@ from keras import ops
 
 from beamscribe.model import bundle, encoders, recipe
 from beamscribe.model.errors import UserError
-from beamscribe.model.training import dataset, losses, optimizers, trainer
+from beamscribe.model.training import dataset, losses, optimizers, phase, tensorboard, trainer
+from beamscribe.model.training.checkpoints import Checkpoints
 from beamscribe.model.training.cider import CiderD
+from beamscribe.model.training.dataset_description import examples_file
+from beamscribe.model.training.phase import PhaseTraining
 from beamscribe.model.training.trainer import Trainer
+from beamscribe.model.training.validation import Validation
 from beamscribe.model.words.vocabulary import END, PAD, START, UNKNOWN
 from beamscribe.pipelines import tf_examples
 from tests.conftest import TINY_RECIPE
@@ -72,7 +76,7 @@ def images(tmp_path_factory):
         for index, photo in enumerate(photos)
     ]
     for index in range(FILES):
-        path = folder / f"examples-{index:05d}.tfrecord.gz"
+        path = folder / examples_file(index)
         path.write_bytes(tf_examples.tfrecord(pa.Table.from_pylist(records[index::FILES])))
     return dataset.load(folder, TRAINED, mirror=False)
 
@@ -95,7 +99,7 @@ class Trained:
             {"epochs": 3, "patience": 3, "photos_per_step": 5, "samples": 12, "learning_rate": 0.006},
         )
         self.folder, self.figures, self.rewards = folder, [], []
-        sampled, score, write = [], CiderD.score, trainer._Log.write
+        sampled, score, write = [], CiderD.score, tensorboard.Log.write
 
         def recording_score(judge, photo, caption):
             reward = score(judge, photo, caption)
@@ -111,7 +115,7 @@ class Trained:
             write(log, figures)
 
         patch.setattr(CiderD, "score", recording_score)
-        patch.setattr(trainer._Log, "write", recording_write)
+        patch.setattr(tensorboard.Log, "write", recording_write)
         self.trainer = Trainer(self.recipe, data, data, folder)
         _, self.decoder = self.trainer.run()
 
@@ -135,8 +139,8 @@ def eager():
 @pytest.fixture
 def no_steps(monkeypatch):
     """Leaves training and validation out: every score is 5."""
-    monkeypatch.setattr(Trainer, "_run_epoch", lambda _, state, *others: state)
-    monkeypatch.setattr(Trainer, "_validate", lambda *_: (5.0, 1))
+    monkeypatch.setattr(PhaseTraining, "run_epoch", lambda _, state: state)
+    monkeypatch.setattr(Validation, "measure", lambda _: (5.0, 1))
 
 
 def test_cross_entropy_learns_the_captions(trained):
@@ -168,7 +172,7 @@ def test_a_finished_training_returns_its_best_weights_again(trained, data, monke
     def unexpected(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(Trainer, "_run_epoch", unexpected)
+    monkeypatch.setattr(PhaseTraining, "run_epoch", unexpected)
     again = Trainer(trained.recipe, data, data, trained.folder)
     assert again.vocabulary.words == trained.trainer.vocabulary.words
     for one, other in zip(again.run()[1].get_weights(), trained.decoder.get_weights(), strict=True):
@@ -193,12 +197,72 @@ def test_refuses_to_go_on_with_other_data(trained, data):
     assert state_of(trained.folder) == before
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", r"state\.json is damaged: .*; delete its folder to train anew"),
+        ('{"phase": "cross_entropy"}', r"state\.json is damaged: recipe: Field required; delete its folder"),
+        ('{"format_version": 2}', r"state\.json was written by a newer version of Beamscribe"),
+    ],
+)
+def test_a_state_that_can_not_be_used_is_one_clear_line(tmp_path, data, content, complaint):
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(UserError, match=complaint) as error:
+        Trainer(tiny(), data, data, tmp_path).run()
+    assert "\n" not in str(error.value)
+
+
+def test_a_training_of_version_0_1_0_goes_on(tmp_path, data, eager):
+    """Its state names no version, and its best score is -∞ where no epoch is kept."""
+    chosen = tiny({"epochs": 2, "least_distinct": 0.0}, {"epochs": 0})
+    with pytest.MonkeyPatch.context() as patch:
+        # Ends after one epoch, of which nothing is kept.
+        patch.setattr(Validation, "measure", lambda _: (float("-inf"), 1))
+        patch.setattr(PhaseTraining, "validate", ended_after(1))
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(chosen, data, data, tmp_path).run()
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert state.pop("format_version") == 1
+    assert list(state) == [
+        *["phase", "recipe", "data", "epoch", "step", "loss", "seconds", "best_score", "best_epoch", "weights"],
+        *["best_weights", "history"],
+    ]
+    (tmp_path / "state.json").write_text(json.dumps(state | {"best_score": float("-inf")}))
+    Trainer(chosen, data, data, tmp_path).run()
+    assert [figures["epoch"] for figures in state_of(tmp_path)["history"]] == [1, 2]
+
+
+def ended_after(epochs):
+    """A `PhaseTraining.validate` that is interrupted once so many epochs are checkpointed."""
+    validate = PhaseTraining.validate
+
+    def validating(self, state):
+        state = validate(self, state)
+        if state.epoch == epochs:
+            raise KeyboardInterrupt
+        return state
+
+    return validating
+
+
+def test_dropout_has_random_states_and_nothing_else_does(tmp_path, data):
+    network = Trainer(tiny(), data, data, tmp_path)._network(dropout=0.5)
+    network.compile("adam", "mse")
+    states = phase.random_states(network)
+    # For the features and the words, and in the decoder layer: both attentions, feed-forward, and what all three add.
+    assert len(states) == 6
+    assert all(state.path.startswith("seed_generator") and state.shape == (2,) for state in states)
+    before = [np.asarray(state) for state in states]
+    network((np.zeros((1, *SHAPE), "float32"), np.zeros((1, 1, 9), "int32")), training=True)
+    assert all((np.asarray(state) != old).any() for state, old in zip(states, before, strict=True))
+
+
 def test_weights_that_can_not_be_had_are_told_before_the_training(tmp_path, data, monkeypatch):
     def missing(_):
         raise UserError("no weights")
 
     monkeypatch.setattr(trainer.encoders, "build", missing)
-    monkeypatch.setattr(Trainer, "_run_phase", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(PhaseTraining, "run", lambda *_: pytest.fail("it trains"))
     with pytest.raises(UserError, match="no weights"):
         Trainer(tiny({"epochs": 1}), data, data, tmp_path).run()
 
@@ -207,12 +271,12 @@ def test_captions_without_words_to_learn(tmp_path, data):
     silent = dataclasses.replace(data, captions=tuple((f"caption{n}",) for n, _ in enumerate(data.captions)))
     recipe = tiny({"epochs": 1})
     recipe = recipe.model_copy(update={"words": recipe.words.model_copy(update={"min_count": 2})})
-    with pytest.raises(UserError, match="no word stands 2 times"):
+    with pytest.raises(UserError, match="no word occurs 2 times"):
         Trainer(recipe, silent, data, tmp_path)
 
 
 def test_the_phases_are_checked_before_the_first(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(Trainer, "_run_phase", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(PhaseTraining, "run", lambda *_: pytest.fail("it trains"))
     with pytest.raises(UserError, match=r"self_critical\.photos_per_step"):
         Trainer(tiny({"epochs": 1}, {"epochs": 1, "photos_per_step": 1000}), data, data, tmp_path).run()
 
@@ -231,7 +295,7 @@ def arrays_in(path):
 
 
 @pytest.mark.parametrize(
-    ("phase", "epochs", "killed_at"),
+    ("killed_in", "epochs", "killed_at"),
     [
         # Before the last epoch's validation, and in the middle of an epoch.
         ("cross_entropy", {"cross_entropy": 2, "self_critical": 0}, "validation"),
@@ -241,7 +305,7 @@ def arrays_in(path):
     ],
 )
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
-    tmp_path, data, monkeypatch, eager, phase, epochs, killed_at
+    tmp_path, data, monkeypatch, eager, killed_in, epochs, killed_at
 ):
     changes = {
         "patience": 9,
@@ -253,8 +317,8 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
         "dropout": 0.3,
     }
     chosen = tiny(**{name: {**changes, "epochs": count} for name, count in epochs.items()})
-    monkeypatch.setattr(trainer, "_CHECKPOINT_SECONDS", 0)
-    validate, train = Trainer._validate, keras.Model.train_on_batch
+    monkeypatch.setattr(phase, "_CHECKPOINT_SECONDS", 0)
+    measure, train = Validation.measure, keras.Model.train_on_batch
     validated, steps = [], []
 
     def leave_behind():
@@ -262,11 +326,11 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
         if not (tmp_path / "killed").exists():
             shutil.copytree(tmp_path / "whole", tmp_path / "killed")
 
-    def validating(trainer, search, split):
-        validated.append(trainer)
+    def measuring(validation):
+        validated.append(validation)
         if killed_at == "validation" and len(validated) == sum(epochs.values()):
             leave_behind()
-        return validate(trainer, search, split)
+        return measure(validation)
 
     def training_step(*args, **kwargs):
         if len(steps) == killed_at:
@@ -274,14 +338,14 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
         steps.append(None)
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "_validate", validating)
+    monkeypatch.setattr(Validation, "measure", measuring)
     monkeypatch.setattr(keras.Model, "train_on_batch", training_step)
     _, whole = Trainer(chosen, data, data, tmp_path / "whole").run()
     assert len(steps) == 5 * sum(epochs.values())
     killed = state_of(tmp_path / "killed")
     # The last checkpoint of an epoch is written when it is validated.
-    done = {"validation": 1, 7: 1 if phase == "cross_entropy" else 0}[killed_at]
-    assert (killed["phase"], killed["epoch"]) == (phase, done)
+    done = {"validation": 1, 7: 1 if killed_in == "cross_entropy" else 0}[killed_at]
+    assert (killed["phase"], killed["epoch"]) == (killed_in, done)
     assert killed["step"] == (4 if killed_at == "validation" else 2)
     assert killed["loss"]
 
@@ -302,10 +366,10 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
 
 def test_a_checkpoint_is_written_every_few_minutes_of_an_epoch(tmp_path, data, monkeypatch, eager):
     clock = itertools.count(0, 200)
-    monkeypatch.setattr(trainer.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(phase.time, "monotonic", lambda: next(clock))
     states = []
-    checkpoint = Trainer._checkpoint
-    monkeypatch.setattr(Trainer, "_checkpoint", lambda *args: states.append(args[1].step) or checkpoint(*args))
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *args: states.append(args[1].step) or save(*args))
     Trainer(tiny({"epochs": 1}, {"epochs": 0}), data, data, tmp_path).run()
     # 200 seconds a step: every second one, and the whole epoch.
     assert states == [2, 4, 0]
@@ -325,11 +389,11 @@ def test_a_seed_makes_trainings_equal(tmp_path, data, eager):
 def test_some_captions_of_each_photo_are_trained_on(tmp_path, data, monkeypatch, no_steps):
     seen = []
 
-    def collected(_, state, phase, network, trained, batches, steps):
-        seen.extend(batches(state.epoch, 0))
+    def collected(training, state):
+        seen.extend(training.batches(state.epoch, 0))
         return state
 
-    monkeypatch.setattr(Trainer, "_run_epoch", collected)
+    monkeypatch.setattr(PhaseTraining, "run_epoch", collected)
     trainer = Trainer(tiny({"epochs": 3, "captions": 1}, {"epochs": 0}), data, data, tmp_path)
     trainer.run()
     drawn = set()
@@ -349,9 +413,7 @@ def test_some_captions_of_each_photo_are_trained_on(tmp_path, data, monkeypatch,
 def test_averaged_weights_are_validated_and_kept(tmp_path, data, monkeypatch, eager):
     chosen = tiny({"epochs": 1, "photos_per_step": 5, "learning_rate": 0.01, "weight_average": 0.9}, {"epochs": 0})
     validated, steps = [], []
-    monkeypatch.setattr(
-        Trainer, "_validate", lambda _, search, split: (validated.append(search.get_weights()), (1.0, 1))[1]
-    )
+    monkeypatch.setattr(Validation, "measure", lambda self: (validated.append(self.search.get_weights()), (1.0, 1))[1])
     train = keras.Model.train_on_batch
 
     def recorded(model, *args, **kwargs):
@@ -378,11 +440,11 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, data, monkeypatch, ea
 
 def test_patience_ends_a_phase(tmp_path, data, no_steps, monkeypatch):
     scores = iter([5.0] * 4 + [6.0] * 3)
-    monkeypatch.setattr(Trainer, "_validate", lambda *_: (next(scores), 1))
+    monkeypatch.setattr(Validation, "measure", lambda _: (next(scores), 1))
     chosen = tiny({"epochs": 9, "patience": 3}, {"epochs": 9, "patience": 2})
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Log, "write", lambda _, figures: seen.append(figures["epoch"]))
+        patch.setattr(tensorboard.Log, "write", lambda _, figures: seen.append(figures["epoch"]))
         Trainer(chosen, data, data, tmp_path).run()
     # The first epoch is the best, and those after it are no better.
     assert seen == [1, 2, 3, 4, 1, 2, 3]
@@ -390,7 +452,7 @@ def test_patience_ends_a_phase(tmp_path, data, no_steps, monkeypatch):
 
 def test_a_better_epoch_renews_the_patience(tmp_path, data, no_steps, monkeypatch):
     scores = iter([1.0, 1.0, 2.0, 2.0, 1.0, 9.0])
-    monkeypatch.setattr(Trainer, "_validate", lambda *_: (next(scores), 1))
+    monkeypatch.setattr(Validation, "measure", lambda _: (next(scores), 1))
     Trainer(tiny({"epochs": 9, "patience": 2}, {"epochs": 0}), data, data, tmp_path).run()
     state = state_of(tmp_path)
     assert (state["epoch"], state["best_epoch"], state["best_score"]) == (5, 3, 2.0)
@@ -399,7 +461,7 @@ def test_a_better_epoch_renews_the_patience(tmp_path, data, no_steps, monkeypatc
 
 def test_a_phase_that_makes_captions_worse_is_not_kept(tmp_path, data, no_steps, monkeypatch):
     scores = iter([5.0, 7.0, 6.0, 6.5])
-    monkeypatch.setattr(Trainer, "_validate", lambda *_: (next(scores), 1))
+    monkeypatch.setattr(Validation, "measure", lambda _: (next(scores), 1))
     Trainer(tiny({"epochs": 2}, {"epochs": 2, "patience": 2}), data, data, tmp_path).run()
     state = state_of(tmp_path)
     assert (state["phase"], state["epoch"], state["best_epoch"], state["best_score"]) == ("self_critical", 2, 0, 7.0)
@@ -419,7 +481,7 @@ def test_refuses_fewer_photos_than_a_step_takes(tmp_path, data):
 
 def test_an_epoch_with_captions_all_alike_is_no_better(tmp_path, data, no_steps, monkeypatch):
     found = iter([(1.0, PHOTOS // 2), (9.0, PHOTOS // 2 - 1), (2.0, PHOTOS // 2)])
-    monkeypatch.setattr(Trainer, "_validate", lambda *_: next(found))
+    monkeypatch.setattr(Validation, "measure", lambda _: next(found))
     Trainer(tiny({"epochs": 3, "patience": 3, "least_distinct": 0.5}, {"epochs": 0}), data, data, tmp_path).run()
     assert (state_of(tmp_path)["best_epoch"], state_of(tmp_path)["best_score"]) == (3, 2.0)
 
@@ -428,11 +490,11 @@ def test_an_epoch_with_captions_all_alike_is_no_better(tmp_path, data, no_steps,
 def test_photos_are_trained_with_their_own_captions(tmp_path, data, monkeypatch, no_steps, mirror):
     epochs = []
 
-    def collected(_, state, phase, network, trained, batches, steps):
-        epochs.append(list(batches(state.epoch, 0)))
+    def collected(training, state):
+        epochs.append(list(training.batches(state.epoch, 0)))
         return state
 
-    monkeypatch.setattr(Trainer, "_run_epoch", collected)
+    monkeypatch.setattr(PhaseTraining, "run_epoch", collected)
     trainer = Trainer(tiny({"epochs": 2, "mirror": mirror}, {"epochs": 0}), data, data, tmp_path)
     trainer.run()
     orders = []
@@ -484,8 +546,8 @@ def test_only_matrices_decay(tmp_path, data):
     decoder = Trainer(tiny(), data, data, tmp_path)._network(dropout=0.0)
     for variable in decoder.trainable_variables:
         variable.assign(ops.ones_like(variable))
-    phase = tiny({"weight_decay": 0.5, "learning_rate": 0.01}).cross_entropy
-    optimizer = optimizers.of(phase, 10, decoder)
+    chosen = tiny({"weight_decay": 0.5, "learning_rate": 0.01}).cross_entropy
+    optimizer = optimizers.of(chosen, 10, decoder)
     optimizer.apply([ops.zeros_like(v) for v in decoder.trainable_variables], decoder.trainable_variables)
     for variable in decoder.trainable_variables:
         expected = 0.995 if len(variable.shape) > 1 else 1.0
@@ -555,9 +617,12 @@ def test_the_encoder_learns_at_its_own_rate(tmp_path, images):
 
 def test_learning_rate_warms_up_and_falls_to_its_last_share(tmp_path, data):
     decoder = Trainer(tiny(), data, data, tmp_path)._network(dropout=0.0)
-    phase = tiny({"epochs": 3, "warmup_steps": 5, "learning_rate": 0.01, "final_learning_rate": 0.1}).cross_entropy
-    rate = optimizers.of(phase, 10, decoder)._learning_rate
-    rates = [float(rate(step)) for step in range(31)]
+    chosen = tiny({"epochs": 3, "warmup_steps": 5, "learning_rate": 0.01, "final_learning_rate": 0.1}).cross_entropy
+    optimizer = optimizers.of(chosen, 10, decoder)
+    rates = []
+    for step in range(31):
+        optimizer.iterations.assign(step)
+        rates.append(float(optimizer.learning_rate))
     assert rates[0] == 0
     assert rates[5] == pytest.approx(0.01) == max(rates)
     assert rates[:6] == sorted(rates[:6]) and rates[5:] == sorted(rates[5:], reverse=True)

@@ -11,12 +11,14 @@ VOCABULARY, SLOTS, GRID = 11, 6, (2, 3, 16)
 BATCH, CAPTIONS = 2, 3
 
 
+def make(**sizes):
+    return TransformerDecoder(vocabulary_size=VOCABULARY, grid=GRID, slots=SLOTS, **sizes)
+
+
 @pytest.fixture(scope="module")
 def decoder():
     keras.utils.set_random_seed(1)
-    model = TransformerDecoder(
-        VOCABULARY, GRID, SLOTS, width=24, heads=4, feed_forward=48, encoder_layers=1, decoder_layers=2, dropout=0.0
-    )
+    model = make(width=24, heads=4, feed_forward=48, encoder_layers=1, decoder_layers=2)
     # At their first values, biases are nothing and words next to nothing: mistakes with them would go unseen.
     generator = np.random.default_rng(2)
     model.set_weights([array + generator.normal(0, 0.3, array.shape) for array in model.get_weights()])
@@ -118,9 +120,7 @@ def test_features_may_be_half_precision(decoder, features, tokens):
 
 
 def test_dropout_is_for_training_only(features, tokens):
-    model = TransformerDecoder(
-        VOCABULARY, GRID, SLOTS, width=8, heads=2, feed_forward=8, encoder_layers=1, decoder_layers=1, dropout=0.5
-    )
+    model = make(width=8, heads=2, feed_forward=8, encoder_layers=1, decoder_layers=1, dropout=0.5)
     once, again = (np.asarray(model((features, tokens))) for _ in range(2))
     np.testing.assert_array_equal(once, again)
     once, again = (np.asarray(model((features, tokens), training=True)) for _ in range(2))

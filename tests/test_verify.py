@@ -11,7 +11,8 @@ import pytest
 
 from beamscribe.jobs import cli
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.output import checks, compaction, digests, rows
+from beamscribe.pipelines.output import checks, compaction, digests, layout, rows
+from beamscribe.pipelines.output.documents import PlannedShard
 from beamscribe.pipelines.photos import (
     CAPTION_SCHEMA,
     CAPTIONED,
@@ -21,7 +22,7 @@ from beamscribe.pipelines.photos import (
     PhotoRef,
     caption_table,
 )
-from beamscribe.pipelines.plan import Plan, PlannedShard
+from tests import made
 
 FIRST = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
@@ -65,12 +66,12 @@ def finish(output, run, *shards, recaption=()):
     planned = tuple(PlannedShard(index, len(shard), ()) for index, shard in enumerate(shards))
     folder = output / "runs" / run
     folder.mkdir(parents=True)
-    plan = Plan(run, len(every) + 5, 5, len(every), 0, 0, {}, planned)
+    plan = made.plan(run=run, listed=len(every) + 5, skipped=5, planned=len(every), shards=planned)
     (folder / "plan.json").write_bytes(plan.to_json())
-    (folder / "config.json").write_text(json.dumps({"recaption": list(recaption)}))
+    (folder / "config.json").write_bytes(made.config(run=run, recaption=tuple(recaption)).to_json())
     captioned = sum(one.status == CAPTIONED for one in every)
-    report = {"listed": len(every) + 5, "skipped": 5, "captioned": captioned, "failed": len(every) - captioned}
-    (folder / "report.json").write_text(json.dumps(report))
+    counts = {"listed": len(every) + 5, "skipped": 5, "captioned": captioned, "failed": len(every) - captioned}
+    (folder / "report.json").write_bytes(made.report(run=run, **counts).to_json())
     (folder / "_SUCCESS").write_bytes(b"")
 
 
@@ -108,7 +109,7 @@ def test_all_is_well(output, capsys):
 def test_a_flipped_byte(output, wrong):
     """Wherever it is: files of one run have no checksums, but a compaction's have."""
     compaction.compact(str(output))
-    (path,) = rows.committed_files(str(output))
+    (path,) = layout.committed_files(str(output))
     data = stores.read(path)
     draw = np.random.default_rng(0)
     for place in draw.choice(len(data), 12, replace=False):
@@ -122,7 +123,7 @@ def test_a_flipped_byte(output, wrong):
     flipped[60] ^= 1
     stores.replace(path, bytes(flipped))
     (line,) = wrong()
-    assert line.startswith(f"{path}: can't be read (") and "; restore it from a copy" in line
+    assert line.startswith(f"{path}: can't be read (") and "; restore it from a backup" in line
 
 
 def digests_of(path):
@@ -130,7 +131,7 @@ def digests_of(path):
 
 
 def digests_of_bytes(data):
-    return [digests.total(digests.of_rows(table)) for table in rows.batches(rows.open_file(data))]
+    return [digests.total(digests.of_rows(table)) for table in rows.ShardFile(data, "").batches()]
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1 not a file", "cut"])
@@ -172,17 +173,17 @@ def test_a_file_that_is_not_planned(output, wrong):
 def test_too_few_rows(output, wrong):
     commit(output, "1", row("/p/a.jpg"))
     (line,) = wrong()
-    assert line.startswith(f"{path_of(output, '1')}: has 1 rows, and should have 2; ")
+    assert line.startswith(f"{path_of(output, '1')}: has 1 rows instead of 2; ")
 
 
 def test_a_photo_twice_in_a_file_and_in_two_files_of_a_run(output, wrong):
     commit(output, "9", row("/p/x.jpg"), row("/p/x.jpg"))
     (line,) = wrong()
-    assert line.startswith("/p/x.jpg: is twice in run 9, the second time in ")
+    assert line.startswith("/p/x.jpg: has two rows in run 9, the second one in ")
     commit(output, "9", row("/p/x.jpg"))
     commit(output, "9", row("/p/x.jpg", hours=9), shard=1)
     (line,) = wrong()
-    assert line.startswith(f"/p/x.jpg: is twice in run 9, the second time in {path_of(output, '9', 1)}; ")
+    assert line.startswith(f"/p/x.jpg: has two rows in run 9, the second one in {path_of(output, '9', 1)}; ")
     assert "run `beamscribe compact`" in line
 
 
@@ -190,14 +191,15 @@ def test_many_doubles_are_named_in_part(output, wrong):
     finish(output, "3", [row(f"/p/{name}.jpg") for name in range(30)] * 2)
     lines = wrong()
     assert len(lines) == checks.MAX_NAMED + 1
-    assert lines[-1].startswith("10 more: photos are twice in a run; ")
+    assert lines[-1].startswith("10 more: photos have two rows in one run; ")
 
 
 def test_a_photo_captioned_again_in_the_same_way(output, wrong):
     finish(output, "3", [row("/p/a.jpg", "another", hours=5)])
     (line,) = wrong()
     first, second = path_of(output, "1"), path_of(output, "3")
-    assert line.startswith(f"/p/a.jpg: was captioned in {first} and again, in the same way, in {second}; ")
+    both = f"in {first} and in {second}"
+    assert line.startswith(f"/p/a.jpg: was captioned twice by the same model with the same settings: {both}; ")
     compaction.compact(str(output))
     assert wrong() == []
 
@@ -214,18 +216,18 @@ def test_other_columns(output, wrong):
     table = caption_table([row("/p/a.jpg"), row("/p/b.jpg", error="timeout")])
     path = path_of(output, "1")
     damaged = {
-        "nothing where alternatives": table.drop_columns(["alternatives"]),
-        "width (int64) where width (int32)": table.set_column(3, "width", table["width"].cast(pa.int64())),
-        "photo (string) where photo (string not null)": table.cast(
+        "found nothing, expected alternatives": table.drop_columns(["alternatives"]),
+        "found width (int64), expected width (int32)": table.set_column(3, "width", table["width"].cast(pa.int64())),
+        "found photo (string), expected photo (string not null)": table.cast(
             CAPTION_SCHEMA.set(0, pa.field("photo", pa.string()))
         ),
-        "more (int64) where nothing": table.append_column("more", pa.array([1, 2])),
+        "found more (int64), expected nothing": table.append_column("more", pa.array([1, 2])),
     }
     for difference, one in damaged.items():
         pq.write_table(one, path)
         (line,) = wrong()
-        assert line.startswith(f"{path}: can't be read (its columns are not those of captions: ")
-        assert difference in line or difference.startswith("nothing")
+        assert line.startswith(f"{path}: can't be read (its columns are not those of a shard: ")
+        assert difference in line or difference.startswith("found nothing")
 
 
 @pytest.mark.parametrize(
@@ -258,12 +260,12 @@ def test_a_report_that_differs(output, wrong):
     report = json.loads(path.read_text())
     path.write_text(json.dumps({**report, "captioned": 4, "failed": 1}))
     assert [line.split(";")[0] for line in wrong()] == [
-        f"{path}: says 4 captioned, but 3 rows are",
-        f"{path}: says 1 failed, but 2 rows are",
+        f"{path}: states 4 captioned photos, but 3 rows are captioned",
+        f"{path}: states 1 failed photos, but 2 rows are failed",
     ]
     path.write_text(json.dumps({**report, "listed": 11}))
     (line,) = wrong()
-    assert line.startswith(f"{path}: does not add up: listed 11, skipped 5, ")
+    assert line.startswith(f"{path}: does not add up: listed 11 is not skipped 5 + captioned 3 + failed 2; ")
 
 
 @pytest.mark.parametrize("name", ["report.json", "plan.json"])
@@ -272,34 +274,34 @@ def test_accounts_that_can_not_be_read(output, wrong, name, data):
     path = output / "runs" / "1" / name
     path.unlink() if data is None else path.write_bytes(data)
     (line,) = wrong()
-    assert line.startswith(f"{path}: is not there or can't be read; ")
+    assert line.startswith(f"{path}: is missing; " if data is None else f"{path}: is damaged: ")
 
 
 def test_what_runs_say_does_not_matter_once_they_are_folded(output, wrong):
     compaction.compact(str(output))
     assert wrong() == []
-    (record,) = compaction.record_files(str(output))
-    (path,) = rows.committed_files(str(output))
+    (record,) = layout.run_files(str(output), layout.COMPACTION)
+    (path,) = layout.committed_files(str(output))
     pq.write_table(rows.read_table(path).slice(1), path)
     (line,) = wrong()
-    assert line.startswith(f"{path}: has 4 rows, and should have 5; ")
+    assert line.startswith(f"{path}: has 4 rows instead of 5; ")
     os.unlink(path)
     commit(output, "3", row("/p/a.jpg"))
     (line,) = wrong()
     assert line.startswith(f"{path}: is missing, with 5 rows; ")
     stores.replace(record, b"[]")
-    assert wrong()[0].startswith(f"{record}: can't be read (not the record of a compaction); ")
+    assert wrong()[0].startswith(f"{record}: is damaged: ")
 
 
 def test_compacted_values_that_differ(output, wrong):
     compaction.compact(str(output))
-    (path,) = rows.committed_files(str(output))
+    (path,) = layout.committed_files(str(output))
     table = rows.read_table(path)
     captions = pa.array(["another", *table["caption"].to_pylist()[1:]])
     column = table.column_names.index("caption")
     pq.write_table(table.set_column(column, CAPTION_SCHEMA.field("caption"), captions), path)
     (line,) = wrong()
-    assert line.startswith(f"{path}: holds other values than were written; ")
+    assert line.startswith(f"{path}: holds other values than those that were written; ")
 
 
 def test_a_run_that_has_not_finished_and_what_a_killed_writer_left(output, capsys):
@@ -309,8 +311,8 @@ def test_a_run_that_has_not_finished_and_what_a_killed_writer_left(output, capsy
     assert cli.main(["verify", str(output)]) == 0
     *notes, last = capsys.readouterr().out.splitlines()
     assert notes == [
-        "note: run 3 is under way or was stopped; what it has committed counts",
-        f"note: 1 temporary files of killed writers, {left} for one; `beamscribe compact` deletes them",
+        "note: run 3 is not finished: it is still running, or it was stopped; its committed rows count",
+        f"note: temporary files that killed writers left: 1, for example {left}; `beamscribe compact` deletes them",
     ]
     assert last.startswith("all is well: ")
 
@@ -320,7 +322,7 @@ def test_rows_of_a_compaction_that_was_stopped_are_copies(output, capsys):
     path.parent.mkdir()
     shutil.copy(path_of(output, "1"), path)
     assert cli.main(["verify", str(output)]) == 0
-    assert "note: 2 rows are there twice, as copies; " in capsys.readouterr().out
+    assert "note: 2 rows exist twice, since a compaction was interrupted; " in capsys.readouterr().out
 
 
 def listing(*names, etag="1-2"):
@@ -330,14 +332,18 @@ def listing(*names, etag="1-2"):
 def test_compared_with_a_listing(output):
     result = checks.verify(str(output), [*listing("a", "b", "c", "d"), *listing("e", etag="3-4")])
     assert result.findings == []
-    assert result.notes == ["listed 5 photos: 0 without a row, 0 changed since; 0 photos with rows are not listed"]
+    assert result.notes == [
+        "listed 5 photos: 0 without a row, 0 changed after their row was written; 0 photos with rows are not listed"
+    ]
     # Two inputs may hold the same photo.
     result = checks.verify(str(output), listing("a", "x", "x") + listing("c", etag="9-9"))
     assert [(finding.subject, finding.problem) for finding in result.findings] == [
         ("/p/x.jpg", "has no row"),
-        ("/p/c.jpg", "has changed since its row was written"),
+        ("/p/c.jpg", "changed after its row was written"),
     ]
-    assert result.notes == ["listed 4 photos: 1 without a row, 1 changed since; 3 photos with rows are not listed"]
+    assert result.notes == [
+        "listed 4 photos: 1 without a row, 1 changed after their row was written; 3 photos with rows are not listed"
+    ]
 
 
 def test_many_missing_photos_are_named_in_part(output, monkeypatch):
@@ -359,7 +365,7 @@ def test_compared_with_the_photos_themselves(tmp_path, make_photo, capsys):
     assert cli.main(arguments) == 1
     lines = capsys.readouterr().out.splitlines()
     assert f"{tmp_path}/photos/c.jpg: has no row; run `beamscribe caption`" in lines
-    assert f"{photos[1]}: has changed since its row was written; run `beamscribe caption`" in lines
+    assert f"{photos[1]}: changed after its row was written; run `beamscribe caption`" in lines
     assert cli.main([*arguments, "--input", str(tmp_path / "nothing")]) == 1
     error = capsys.readouterr().err
     assert "nothing" in error and error.count("\n") == 1
@@ -375,7 +381,7 @@ def test_folders_without_captions(tmp_path, capsys):
 def test_names_can_not_command_the_terminal(output, wrong):
     finish(output, "3", [row("/p/\x1b[31m\n.jpg"), row("/p/\x1b[31m\n.jpg")])
     (line,) = wrong()
-    assert line.startswith("/p/\ufffd[31m\ufffd.jpg: is twice in run 3")
+    assert line.startswith("/p/\ufffd[31m\ufffd.jpg: has two rows in run 3")
 
 
 def test_digests_tell_rows_apart():

@@ -1,12 +1,14 @@
-"""Folds the files of many runs into few, sorted by photo: the latest row of each photo.
+"""Folds the files of many runs into few, which hold the current row of each photo, sorted by photo.
 
-The new files are read back and compared with the old ones before these are deleted. It can be stopped at any moment:
-what is there stays valid, and the same command goes on. Sorting takes about as much temporary disk space (TMPDIR) as
-the captions take.
+The new files are read back and compared with the old ones before the old ones are deleted. The command can be stopped
+at any moment: the output stays valid, and the same command goes on. Sorting takes about as much temporary disk space
+(TMPDIR) as the captions take.
 """
 
 import argparse
 from typing import TYPE_CHECKING
+
+from beamscribe.jobs.options import output_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +20,13 @@ EXAMPLE = "beamscribe compact /captions"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
-    parser.add_argument("output", metavar="OUTPUT", help="the --output folder of `beamscribe caption`; local or gs://")
+    output_folder.add_argument(parser)
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
-    """Folds the runs and says what came of it."""
-    from beamscribe.jobs.options import output_folder
+    """Folds the runs and prints what has changed."""
     from beamscribe.jobs.runners import remote_jobs
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import UserError, one_line
     from beamscribe.pipelines.control import history, lease
     from beamscribe.pipelines.output import compaction
 
@@ -33,11 +34,11 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     lost: list[str] = []
     try:
         with lease.hold(output, "compact", lost.append, is_running=remote_jobs.is_running):
-            # What is still left of them would go on with files that are gone.
+            # Their workers, if some still run, would read files that are deleted here.
             history.stop_earlier(output)
             outcome = compaction.compact(output, lost)
     except OSError as error:
-        raise UserError(f"can't fold {output}: {error.strerror or error}; run it again to go on") from None
+        raise UserError(f"can't compact {output}: {one_line(error)}; run it again to go on") from None
     if outcome.left_over:
         print(f"deleted {_files(outcome.left_over)} that an interrupted compaction had left")
     if outcome.folded:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Scores one split."""
     from beamscribe.model import annotations, evaluation
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import UserError, one_line
     from beamscribe.pipelines import stores
 
     evaluation.require_tools()
@@ -43,13 +43,17 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 
     if options.captions_from:
         if options.images or options.bundle or search_options.given(options):
-            made = "those captions are made already; leave out --images, --bundle and how to write captions"
-            raise UserError(f"--captions-from: {made}")
+            raise UserError(
+                "--captions-from: these captions are written already; "
+                "leave out --images, --bundle and the options that say how to write captions"
+            )
         captions = _captions_of(options.captions_from, {photo.count("/") for photo in references})
     elif options.images:
         captions = _caption(options, list(references))
     else:
-        raise UserError("give --images, the folder of the photos, or --captions-from, captions made before")
+        raise UserError(
+            "give --images, the folder of the photos, or --captions-from, a folder of captions that are written already"
+        )
     absent = [photo for photo in references if photo not in captions]
     for photo in absent:
         print(f"no caption, scored as empty: {photo}", file=sys.stderr)
@@ -61,16 +65,17 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         try:
             stores.replace(os.path.abspath(options.output), (json.dumps(metrics, indent=2) + "\n").encode())
         except OSError as error:
-            raise UserError(f"--output: can't write {options.output}: {error.strerror or error}") from None
+            raise UserError(f"--output: can't write {options.output}: {one_line(error)}") from None
     return 0
 
 
 def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
-    """Captions the photos with the bundle; those that fail are told of and left out."""
+    """Captions the photos with the bundle; prints those that fail, and leaves them out."""
     import numpy as np
     from tqdm import tqdm
 
-    from beamscribe.model import bundle
+    from beamscribe.model.caption_settings import draws
+    from beamscribe.model.captioners.exported_model import CaptionModel
     from beamscribe.model.errors import UserError
     from beamscribe.pipelines import bundle_cache, stores
     from beamscribe.pipelines.failures import Failure
@@ -82,7 +87,7 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
     settings = search_options.chosen(options, described)
     if not os.path.isdir(options.images):
         raise UserError(f"--images: no folder {options.images}")
-    model = bundle.CaptionModel(bundle_cache.fetched(located, described.fingerprint))
+    model = CaptionModel(bundle_cache.fetched(located, described.fingerprint))
     folder = stores.join(options.images, "")
     refs = tuple(PhotoRef(stores.join(options.images, photo), etag="") for photo in photos)
     stream = PhotoStream(Shard(0, refs)).pictures(model.image_size)
@@ -90,7 +95,7 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
     def caption(images: np.ndarray, photos: list[str]) -> np.ndarray:
         # Figures must not depend on where the photos lie.
         names = [photo.removeprefix(folder) for photo in photos]
-        return model.caption(images, settings, bundle.draws(names, settings, 1, model.longest))[0][:, 0]
+        return model.caption(images, settings, draws(names, settings, 1, model.longest))[0][:, 0]
 
     captions = {}
     for photo, result in tqdm(infer(stream, caption, batch_size=32), total=len(refs), unit="photo", desc="captioned"):
@@ -111,11 +116,11 @@ def _captions_of(folder: str, depths: set[int]) -> dict[str, str]:
     """
     import pyarrow as pa
 
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import UserError, one_line
     from beamscribe.pipelines import stores
-    from beamscribe.pipelines.output import rows
+    from beamscribe.pipelines.output import layout, rows
 
-    files = rows.committed_files(folder)
+    files = layout.committed_files(folder)
     others = [] if files else sorted(stores.within(folder, "**", "*.parquet"))
     if not files and not others:
         raise UserError(f"--captions-from: {folder} holds no captions; give the --output of beamscribe caption")
@@ -130,4 +135,4 @@ def _captions_of(folder: str, depths: set[int]) -> dict[str, str]:
             for depth in depths
         }
     except (KeyError, pa.ArrowInvalid) as error:
-        raise UserError(f"--captions-from: {folder}: {' '.join(str(error).split())}") from None
+        raise UserError(f"--captions-from: {folder}: {one_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Lists the recipes of the package with their figures; `recipes show NAME` prints one, to read or to start one's own.
+"""Lists the recipes of the package with their figures; `recipes show NAME` prints one, to read or to change.
 
 The figures are those of the validation split of Flickr8k; docs/models.md says how they were measured.
 """
@@ -21,7 +21,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     from beamscribe.model import recipe
 
     if options.what == "show":
-        # Read first: what can't be used is an error.
+        # A recipe that can't be used is an error, and not printed.
         recipe.load(options.name)
         print(recipe.text_of(options.name), end="")
         return 0

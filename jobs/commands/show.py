@@ -1,4 +1,4 @@
-"""Prints photos and their captions: the latest row of each photo, over all runs of an output folder."""
+"""Prints photos and their captions: the current row of each photo, over all runs of an output folder."""
 
 import argparse
 import csv
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from beamscribe.jobs.options import output_folder
 from beamscribe.jobs.terminal import printable, until_closed
 
 if TYPE_CHECKING:
@@ -21,16 +22,16 @@ _TABLE_COLUMNS = ["status", "caption", "error", "message"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
-    parser.add_argument("output", metavar="OUTPUT", help="the --output folder of `beamscribe caption`; local or gs://")
-    parser.add_argument("--failed", action="store_true", help="only photos without a caption, and why")
+    output_folder.add_argument(parser)
+    parser.add_argument("--failed", action="store_true", help="print only the photos that failed, and why")
     parser.add_argument(
-        "--limit", type=int, metavar="N", help=f"photos to print, 0 for all (table: {_TABLE_LIMIT}, others: all)"
+        "--limit", type=int, metavar="N", help=f"print at most N photos, 0 for all (table: {_TABLE_LIMIT}; others: all)"
     )
     parser.add_argument(
         "--format",
         choices=("table", "csv", "jsonl"),
         default="table",
-        help="table, sorted by photo (default); or all columns as CSV (but for the alternatives) or JSON lines",
+        help="table: sorted by photo (default); csv: all columns but alternatives; jsonl: all columns as JSON lines",
     )
 
 
@@ -38,17 +39,16 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     """Prints what was asked for."""
     import pyarrow as pa
 
-    from beamscribe.jobs.options import output_folder
-    from beamscribe.model.errors import UserError
-    from beamscribe.pipelines import stores
-    from beamscribe.pipelines.output import rows
+    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.pipelines.output import layout, rows
+    from beamscribe.pipelines.stores.base import StoreError
 
     if options.limit is not None and options.limit < 0:
         raise UserError(f"--limit {options.limit}: give a number of photos, or 0 for all")
     try:
-        files = rows.committed_files(output_folder.checked(options.output))
+        files = layout.committed_files(output_folder.checked(options.output))
         if not files:
-            print(f"{options.output}: nothing is committed yet", file=sys.stderr)
+            print(f"{options.output} holds no captions yet", file=sys.stderr)
             return 0
         with until_closed():
             if options.format == "table":
@@ -56,11 +56,12 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
             else:
                 _print_records(_chosen(rows.latest(files), options.failed), options)
     except (OSError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and (error.errno or isinstance(error, stores.StoreError)):
-            raise UserError(f"can't read {options.output}: {error.strerror or error}") from None
-        # Of bytes that are no Parquet, which Arrow raises without the file's name.
-        reason = " ".join(str(error).split())
-        raise UserError(f"a file of {options.output} is damaged ({reason}); `beamscribe verify` says which") from None
+        if isinstance(error, OSError) and (error.errno or isinstance(error, StoreError)):
+            raise UserError(f"can't read {options.output}: {one_line(error)}") from None
+        # Arrow does not name the file whose bytes are no Parquet.
+        raise UserError(
+            f"a file of {options.output} is damaged ({one_line(error)}); `beamscribe verify` says which"
+        ) from None
     return 0
 
 
@@ -76,7 +77,7 @@ def _chosen(tables: "Iterable[pa.Table]", only_failed: bool) -> "Iterator[pa.Tab
 
 def _print_records(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> None:
     """Prints rows as they come, as CSV or JSON lines."""
-    from beamscribe.pipelines import export
+    from beamscribe.pipelines.output import copies
     from beamscribe.pipelines.photos import CAPTION_SCHEMA
 
     columns = [name for name in CAPTION_SCHEMA.names if name != "alternatives"]
@@ -87,7 +88,7 @@ def _print_records(tables: "Iterable[pa.Table]", options: argparse.Namespace) ->
     for table in tables:
         rows = table.slice(0, left)
         if options.format == "jsonl":
-            sys.stdout.write(export.jsonl(rows).decode())
+            sys.stdout.write(copies.jsonl(rows).decode())
         else:
             writer.writerows(
                 {**row, "written_at": row["written_at"].isoformat()} for row in rows.select(columns).to_pylist()
@@ -126,7 +127,7 @@ def _print_table(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> N
             layout.add_row(Text(photo, overflow="fold"), Text(outcome))
         Console().print(layout)
     else:
-        # In a pipe there is no width to keep to, and one line a photo is easier to search.
+        # A pipe has no width to keep to, and one line per photo is easier to search.
         width = max(len(photo) for photo, _ in cells)
         for photo, outcome in [("photo", "caption"), *cells]:
             print(f"{photo:{width}}  {outcome}")

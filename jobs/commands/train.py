@@ -8,12 +8,6 @@ import argparse
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from beamscribe.model.bundle import CaptionModel
-    from beamscribe.model.recipe import Recipe
-    from beamscribe.model.training.dataset import Dataset
 
 EXAMPLE = """beamscribe train --data data/train --validation data/dev --recipe transformer --output my_bundle"""
 
@@ -39,25 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Trains, and writes the bundle."""
-    from beamscribe.model.errors import UserError
     from beamscribe.model.quiet import quiet_imports
 
-    for name in ("data", "validation", "init", "output", "checkpoints"):
-        # A path has lost one of two slashes.
-        if re.match(r"[a-z][a-z0-9+.-]*:/", str(getattr(options, name) or "")):
-            raise UserError(f"--{name}: training needs folders of this machine; copy what is elsewhere first")
-    if options.output.exists():
-        raise UserError(f"--output: {options.output} is there already; delete it or choose another place")
-    parent = options.output.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: can't make the folder {parent}: {error.strerror}") from None
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"--output: can't write to {parent}")
+    _check_paths(options)
     with quiet_imports():
         from beamscribe.model import bundle, card, recipe
-        from beamscribe.model.training import dataset, devices
+        from beamscribe.model.captioners.exported_model import CaptionModel
+        from beamscribe.model.training import dataset, devices, metrics
         from beamscribe.model.training.trainer import Trainer
 
     changes = options.set + ([f"seed={options.seed}"] if options.seed is not None else [])
@@ -70,38 +52,28 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     encoder, decoder = trainer.run()
     with bundle.BundleWriter(options.output) as writer:
         writer.add_model(chosen, encoder, decoder, trainer.vocabulary)
-        metrics = _measure(bundle.CaptionModel(writer.path), chosen, data, validation)
+        figures = metrics.measure(CaptionModel(writer.path), chosen, data, validation)
         words = len(trainer.vocabulary.written())
-        writer.add_metrics(metrics, card.render(chosen, data, validation, words, metrics))
-    print(f"bundle {options.output}: validation CIDEr {metrics['cider']:.1f} ({metrics['scorer']})")
-    print(f"the checkpoints in {folder} are of no use any more")
+        writer.add_metrics(figures, card.render(chosen, data, validation, words, figures))
+    print(f"bundle {options.output}: validation CIDEr {figures['cider']:.1f} ({figures['scorer']})")
+    print(f"you can delete the checkpoints in {folder}")
     return 0
 
 
-def _measure(model: "CaptionModel", chosen: "Recipe", data: "Dataset", validation: "Dataset") -> dict[str, Any]:
-    """How well the exported model does on the validation split."""
-    from beamscribe.model import evaluation
-    from beamscribe.model.bundle import CaptionSettings
-    from beamscribe.model.training.cider import CiderD
-    from beamscribe.model.words.vocabulary import tokenize
+def _check_paths(options: argparse.Namespace) -> None:
+    """Says before the training what would end it: folders of other machines, and a place that can't be written to."""
+    from beamscribe.model.errors import UserError, one_line
 
-    settings = CaptionSettings(**chosen.search.model_dump())
-    run = model.caption if validation.store == "images" else model.caption_features
-    captions = [
-        str(caption)
-        for batch in validation.features(batch_size=50).as_numpy_iterator()
-        for caption in run(batch, settings)[0][:, 0]
-    ]
-    learned = [caption for captions_of_photo in data.captions for caption in captions_of_photo]
+    for name in ("data", "validation", "init", "output", "checkpoints"):
+        # A path has lost one of two slashes.
+        if re.match(r"[a-z][a-z0-9+.-]*:/", str(getattr(options, name) or "")):
+            raise UserError(f"--{name}: training needs folders of this machine; copy what is elsewhere first")
+    if options.output.exists():
+        raise UserError(f"--output: {options.output} is there already; delete it or choose another place")
+    parent = options.output.absolute().parent
     try:
-        scores = evaluation.evaluate(
-            dict(zip(validation.photos, captions, strict=True)),
-            dict(zip(validation.photos, validation.captions, strict=True)),
-            learned,
-        )
-        return {"scorer": "pycocoevalcap", **scores}
-    except evaluation.EvaluationError:
-        # Training needs no Java: without it, the figure that was trained for has to do.
-        cider = 100 * CiderD(validation.tokens()).mean([tokenize(caption) for caption in captions])
-        figures = evaluation.originality(captions, learned)
-        return {"scorer": "beamscribe", "cider": cider, **figures, "photos": len(captions)}
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: can't make the folder {parent}: {one_line(error)}") from None
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"--output: can't write to {parent}")

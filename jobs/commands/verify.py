@@ -1,13 +1,13 @@
-"""Checks what is committed: that it can be read, adds up, and holds each photo once.
+"""Checks the committed rows: that they can be read, add up, and hold each photo once.
 
-With --input also that every photo there is has a row for its present version. It changes nothing. The exit status is 0
-where all is well and 1 where something is wrong, with a line for each thing: where, what, and what to do.
+With --input, it also checks that every photo of the inputs has a row for its present version. It changes nothing. For
+each problem it prints a line: where, what, and what to do. The exit status is 0 if all is well and 1 if it is not.
 """
 
 import argparse
 from typing import TYPE_CHECKING
 
-from beamscribe.jobs.options import input_options
+from beamscribe.jobs.options import input_options, output_folder
 from beamscribe.jobs.terminal import printable
 
 if TYPE_CHECKING:
@@ -20,21 +20,20 @@ EXAMPLE = "beamscribe verify /captions --input /photos"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
-    parser.add_argument("output", metavar="OUTPUT", help="the --output folder of `beamscribe caption`; local or gs://")
+    output_folder.add_argument(parser)
     input_options.add_arguments(parser, required=False)
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
-    """Prints what is wrong, or that all is well."""
-    from beamscribe.jobs.options import output_folder
-    from beamscribe.model.errors import UserError
+    """Prints each problem, or that all is well."""
+    from beamscribe.model.errors import UserError, one_line
     from beamscribe.pipelines.output import checks
 
     output = output_folder.checked(options.output)
     try:
         result = checks.verify(output, _listing(options) if options.input else None)
     except OSError as error:
-        raise UserError(f"can't read {output}: {error.strerror or error}") from None
+        raise UserError(f"can't read {output}: {one_line(error)}") from None
     for note in result.notes:
         print(f"note: {printable(note)}")
     for finding in result.findings:
@@ -45,7 +44,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _listing(options: argparse.Namespace) -> "Iterator[PhotoRef]":
-    """The photos that there are now."""
+    """The photos that the inputs hold now."""
     from beamscribe.pipelines import listing
 
     return listing.list_photos(input_options.checked_inputs(options), input_options.list_options(options))

@@ -1,6 +1,6 @@
-"""Begins the job of a Flex Template: `beamscribe caption` with the template's parameters.
+"""Begins the job of a Flex Template: runs `beamscribe caption` with the template's parameters.
 
-Dataflow's launcher starts it with these, and with options of Beam's, all as `--name=value`.
+Dataflow's launcher starts this script with the parameters and with options of Beam's, all as `--name=value`.
 """
 
 import json
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beamscribe.jobs import cli
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import UserError, one_line
 
-# Several values in one parameter, with spaces between them, quoted as in a shell.
+# Parameters that take several values, separated by spaces and quoted as in a shell.
 SEVERAL = ("input", "include", "exclude", "recaption")
-# Options without a value: `true` gives them.
+# Options without a value: `true` stands for the option, `false` for its absence.
 FLAGS = ("hidden", "no_deduplicate")
-# Options of Beam's, which are spelled as the parameters are.
+# Options of Beam's, whose names are spelled like the parameters.
 BEAMS = ("sdk_container_image",)
 
 
@@ -28,14 +28,14 @@ def parameters() -> list[str]:
 
 
 def arguments(given: Sequence[str], image: str | None) -> list[str]:
-    """The command line of `beamscribe`; a parameter that is empty counts as not given.
+    """The arguments of the command `beamscribe`; an empty parameter counts as not given.
 
     Args:
-      given: the launcher's.
-      image: of the workers, where none is given.
+      given: the arguments that the launcher gives.
+      image: of the workers, if the launcher names none.
 
     Raises:
-      UserError: a quotation has no end.
+      UserError: a quotation mark is not closed.
     """
     names = parameters()
     line = ["caption"]
@@ -50,7 +50,7 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
             try:
                 line += [f"{option}={one}" for one in shlex.split(value)]
             except ValueError as error:
-                raise UserError(f"{name}: {value}: {error}; quote a quotation mark, as in a shell") from None
+                raise UserError(f"{name}: {value}: {one_line(error)}; quote quotation marks, as in a shell") from None
         elif value:
             line.append(f"{option}={value}")
     if image and not any(argument.startswith("--sdk_container_image=") for argument in line):

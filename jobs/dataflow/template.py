@@ -1,4 +1,4 @@
-"""Makes a Flex Template of Dataflow: its specification and, with Docker, the two images that it needs."""
+"""Makes a Flex Template for Dataflow: its specification and, if there is Docker, the two images that it needs."""
 
 import argparse
 import importlib.metadata
@@ -16,14 +16,14 @@ SPECIFICATION = Path("build/dataflow/template.json")
 
 
 def specification(metadata: dict[str, Any], image: str) -> dict[str, Any]:
-    """What `gcloud dataflow flex-template build` would write.
+    """The specification of the template, as `gcloud dataflow flex-template build` would write it.
 
     Args:
-      metadata: name, description and parameters.
-      image: of the launcher.
+      metadata: name, description and parameters of the template.
+      image: image of the launcher.
 
     Raises:
-      ValueError: the metadata lacks what Dataflow asks for.
+      ValueError: the metadata lacks a field that Dataflow requires.
     """
     for parameter in metadata["parameters"]:
         for field in ("name", "label", "helpText"):
@@ -35,7 +35,7 @@ def specification(metadata: dict[str, Any], image: str) -> dict[str, Any]:
 
 
 def build_commands(worker: str, launcher: str) -> list[list[str]]:
-    """What builds the images, from the project's root."""
+    """The commands that build the images, to be run from the project's root."""
     build = ["docker", "build", "--platform", "linux/amd64", "--file", str(HERE.relative_to(Path.cwd()) / "Dockerfile")]
     return [
         [*build, "--target", "worker", "--tag", worker, "."],
@@ -44,21 +44,28 @@ def build_commands(worker: str, launcher: str) -> list[list[str]]:
 
 
 def docker_problem() -> str | None:
-    """Why no image can be built here; None where it can."""
+    """Why no image can be built on this machine; None if images can be built."""
     if not shutil.which("docker"):
         return "docker is not installed"
     answer = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
-    return None if answer.returncode == 0 else "docker's daemon does not answer"
+    return None if answer.returncode == 0 else "the Docker daemon does not answer"
 
 
 def main() -> int:
-    """Writes the specification, builds the images, and says what is left to do."""
+    """Writes the specification, builds the images, and prints what is left to do."""
     parser = argparse.ArgumentParser(prog="make dataflow-template", description=__doc__)
-    parser.add_argument("--repository", default="", help="of Artifact Registry: europe-docker.pkg.dev/PROJECT/NAME")
-    parser.add_argument("--tag", default=importlib.metadata.version("beamscribe"), help="of the images")
+    parser.add_argument(
+        "--repository",
+        default="",
+        help="repository of images in Artifact Registry: europe-docker.pkg.dev/PROJECT/NAME",
+    )
+    parser.add_argument("--tag", default=importlib.metadata.version("beamscribe"), help="tag of the images")
     options = parser.parse_args()
     if not re.fullmatch("[a-z0-9][a-z0-9.:/_-]+", options.repository):
-        print("dataflow-template: give REPOSITORY=europe-docker.pkg.dev/PROJECT/NAME, of yours", file=sys.stderr)
+        print(
+            "dataflow-template: give your repository of images: REPOSITORY=europe-docker.pkg.dev/PROJECT/NAME",
+            file=sys.stderr,
+        )
         return 1
     worker, launcher = (f"{options.repository}/beamscribe-{kind}:{options.tag}" for kind in ("worker", "launcher"))
     metadata = json.loads((HERE / "metadata.json").read_text(encoding="utf-8"))
@@ -67,12 +74,12 @@ def main() -> int:
     print(f"wrote {SPECIFICATION}")
     commands = build_commands(worker, launcher)
     if problem := docker_problem():
-        print(f"dataflow-template: {problem}; to build the images elsewhere:", file=sys.stderr)
+        print(f"dataflow-template: {problem}; to build the images on another machine, run:", file=sys.stderr)
         print("\n".join(f"  {shlex.join(command)}" for command in commands), file=sys.stderr)
         return 1
     for command in commands:
         if subprocess.run(command, check=False).returncode:
-            print(f"dataflow-template: this failed: {shlex.join(command)}", file=sys.stderr)
+            print(f"dataflow-template: this command failed: {shlex.join(command)}", file=sys.stderr)
             return 1
     print("left to do:")
     print(f"  docker push {worker}\n  docker push {launcher}")

@@ -1,11 +1,11 @@
 """A Flink cluster on this machine: a job manager and some task managers, each a process of its own.
 
-Its ports are on loopback, those that Beam opens in it are not.
+Flink's own ports are on loopback; those that Beam opens in the cluster listen at all addresses of the machine.
 
     python -m beamscribe.jobs.flink.cluster start
     python -m beamscribe.jobs.flink.cluster stop
 
-`make flink` installs what it runs: Flink with Beam's runner for it, and Beam's own `boot`, which starts Python workers.
+`make flink` installs what it needs: Flink, Beam's runner for it, and Beam's `boot`, which starts Python workers.
 """
 
 import argparse
@@ -32,18 +32,18 @@ ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ROOT / ".engines"
 FOLDER = INSTALLED / "flink" / "cluster"
 
-# The job manager's: of its REST interface, and the two after it.
+# Ports of the job manager: that of its REST interface, and the two after it.
 _PORTS = 3
 # Seconds that managers may take to start.
 _PATIENCE = 90.0
 
-# What Flink looks into by reflection (its own start scripts open the same).
+# Packages that Flink looks into by reflection (its own start scripts open the same).
 _OPENED = (
     *(f"java.base/java.{name}" for name in ("lang", "net", "io", "nio", "util", "text", "time")),
     *(f"java.base/java.{name}" for name in ("util.concurrent", "lang.reflect")),
     "java.base/sun.nio.ch",
 )
-# Outside those scripts no part of a task manager's memory is worked out from others. Python workers have their own.
+# Without those scripts, each part of a task manager's memory must be given. Python workers have memory of their own.
 _MEMORY = {
     "taskmanager.memory.framework.heap.size": "128m",
     "taskmanager.memory.framework.off-heap.size": "128m",
@@ -65,33 +65,37 @@ class Cluster:
       folder: of its configuration and its logs.
       port: of the job manager's REST interface.
       slots: of each task manager: tasks that it runs at once, in one Python process.
+      programs: the folder with the `python` that workers run; that of this process by default.
 
     Attributes:
       address: of the REST interface, as `--flink_master` takes it.
       worker: the command that starts Python workers.
     """
 
-    def __init__(self, folder: Path = FOLDER, port: int = 8081, slots: int = 1):
+    def __init__(self, folder: Path = FOLDER, port: int = 8081, slots: int = 1, programs: Path | None = None):
         self.folder, self.address = folder, f"localhost:{port}"
         self.worker = folder / "worker"
-        self._port, self._slots = port, slots
+        self._port, self._slots, self._programs = port, slots, programs or Path(sys.executable).parent
 
     def start(self, task_managers: int) -> None:
         """Starts all managers, and waits until they answer.
 
         Raises:
-          UserError: something is not installed, or runs already, or does not start.
+          UserError: a program is not installed, a cluster of the folder or another program at its ports runs already,
+            or a manager does not start.
         """
         if not (INSTALLED / "flink" / "runner.jar").exists() or not (INSTALLED / "bin" / "boot").exists():
             raise UserError("Flink is not installed; run `make flink`")
         if self._running():
-            raise UserError(f"a cluster of {self.folder} runs already; stop it first")
+            raise UserError(f"a cluster of the folder {self.folder} runs already; stop it first")
         if any(self.folder.glob("*")) and not self._mark.exists():
-            raise UserError(f"{self.folder} holds other files; give an empty folder")
+            raise UserError(f"the folder {self.folder} holds other files; give an empty one with --folder")
         for port in range(self._port, self._port + _PORTS):
             with socket.socket() as probe:
                 if probe.connect_ex(("localhost", port)) == 0:
-                    raise UserError(f"port {port} is in use; give {_PORTS} free ones in a row, the first with --port")
+                    raise UserError(
+                        f"port {port} is in use; give the first of {_PORTS} free ports in a row with --port"
+                    )
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "logs").mkdir(parents=True)
         self._mark.touch()
@@ -115,7 +119,7 @@ class Cluster:
 
     @property
     def job_manager(self) -> psutil.Process:
-        """The job manager, which runs."""
+        """The process of the job manager."""
         return self._running()["job-manager"]
 
     def task_managers(self) -> dict[str, psutil.Process]:
@@ -126,7 +130,7 @@ class Cluster:
         """Waits until so many task managers have registered.
 
         Raises:
-          UserError: they don't, in a good while.
+          UserError: they have not within 90 seconds.
         """
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
@@ -134,7 +138,7 @@ class Cluster:
                 if self.get("overview")["taskmanagers"] == task_managers:
                     return
             time.sleep(0.5)
-        raise UserError(f"Flink does not start; see {self.folder / 'logs'}")
+        raise UserError(f"Flink has not started within {_PATIENCE:.0f} s; see its logs in {self.folder / 'logs'}")
 
     def get(self, path: str) -> Any:
         """What the REST interface answers.
@@ -146,13 +150,13 @@ class Cluster:
             return json.load(response)
 
     def stop(self) -> None:
-        """Ends all processes of the cluster, workers too, those of task managers that were killed among them."""
+        """Ends all processes of the cluster: managers, workers, and the workers of managers that were killed."""
         if not self._mark.exists():
             return
         sessions = {int(path.read_text().split()[0]) for path in self._pids() if self._is_of_this_start(path)}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                # The number of a session that has ended may be another one's by now, which works elsewhere.
+                # The number of a session that has ended may be another one's by now, whose folder is another.
                 if os.getsid(process.pid) in sessions and os.path.samefile(process.cwd(), self.folder):
                     process.send_signal(signal.SIGKILL)
         shutil.rmtree(self.folder / "pids", ignore_errors=True)
@@ -180,9 +184,11 @@ class Cluster:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
         self.worker.write_text(
             "#!/bin/sh\n"
-            "# The workers have what the launcher has: nothing is installed for a job.\n"
+            "# Workers use this installation of Python; a package that a job brings is installed into it.\n"
             "export RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1\n"
-            f"export PATH='{Path(sys.executable).parent}':\"$PATH\"\n"
+            f"export PATH='{self._programs}':\"$PATH\"\n"
+            "# No file of the folder that it is started in is taken for a module of Python's or a library's.\n"
+            "export PYTHONSAFEPATH=1\n"
             f"exec '{INSTALLED / 'bin' / 'boot'}' \"$@\" --semi_persist_dir='{self.folder / 'workers'}'\n",
             encoding="utf-8",
         )
@@ -191,12 +197,13 @@ class Cluster:
     def _launch(self, name: str, main: str, heap: str, options: list[str]) -> psutil.Process:
         java = shutil.which("java")
         if java is None:
-            raise UserError("there is no java; install a Java runtime, version 17")
+            raise UserError("the program java is not installed; install a Java runtime, version 17")
         command = [java, heap, *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)]
         command += ["-cp", f"{INSTALLED / 'flink' / 'libs'}/*", f"org.apache.flink.runtime.{main}"]
         command += ["--configDir", str(self.folder), *options]
         with open(self.folder / "logs" / f"{name}.log", "ab") as log:
-            # A session of its own: all that it starts can be found again. Beam's `boot` writes where it stands.
+            # In a session of its own: all that it starts can be found again. Beam's `boot` writes to the folder that it
+            # is started in.
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, start_new_session=True
             )
@@ -213,7 +220,7 @@ class Cluster:
 
     @staticmethod
     def _is_of_this_start(path: Path) -> bool:
-        """Whether a process id was written since the machine was started, before which it was another process's."""
+        """Whether a process id was written since this start of the machine: an earlier one was another process's."""
         return abs(float(path.read_text().split()[1]) - psutil.boot_time()) < 60.0
 
     def _running(self) -> dict[str, psutil.Process]:
@@ -227,7 +234,7 @@ class Cluster:
 
 
 def flink_version() -> str:
-    """The Flink that is installed, as Beam names it; its one home is `pom.xml`."""
+    """The version of Flink that is installed, as Beam names it; its one home is `pom.xml`."""
     pom = (Path(__file__).parent / "pom.xml").read_text(encoding="utf-8")
     return pom.partition("<flink.version>")[2].partition("<")[0]
 
@@ -240,12 +247,12 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=("start", "stop"))
-    parser.add_argument("--task-managers", type=int, default=2, metavar="N", help="how many to start (2)")
-    parser.add_argument("--slots", type=int, default=1, metavar="N", help="tasks that each runs at once (1)")
+    parser.add_argument("--task-managers", type=int, default=2, metavar="N", help="number of task managers (2)")
+    parser.add_argument("--slots", type=int, default=1, metavar="N", help="tasks that a task manager runs at once (1)")
     parser.add_argument(
-        "--port", type=int, default=8081, help="of the job manager's REST interface; two more follow (8081)"
+        "--port", type=int, default=8081, help="port of the job manager's REST interface, the first of three (8081)"
     )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of its configuration and logs")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder of the configuration and logs")
     chosen = parser.parse_args()
     cluster = Cluster(chosen.folder.absolute(), chosen.port, chosen.slots)
     try:

@@ -1,4 +1,4 @@
-"""The options that say what to list: the same for each command that lists an archive."""
+"""The options that say which photos to list, for every command that lists an archive."""
 
 import argparse
 import os
@@ -6,13 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from beamscribe.model.errors import InputError
     from beamscribe.pipelines.sources.base import ListOptions
 
 FORMATS = ("list", "tar", "zip", "tfrecord", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Adds --input and what goes with it."""
+    """Adds --input and the options that say what to list of the inputs."""
     parser.add_argument(
         "--input",
         action="extend",
@@ -20,30 +21,32 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
         required=required,
         default=None if required else [],
         metavar="URI",
-        help="folder (all below it), glob, photo, list of photos (.txt, .csv, .jsonl, .parquet), tar, zip, TFRecord or"
-        " Parquet with photos inside; local or gs://; may be given several times",
+        help="folder (all photos below it), glob, photo, list of photos (.txt, .csv, .jsonl, .parquet), or a tar, zip,"
+        " TFRecord or Parquet file that holds photos; local or gs://; repeatable",
     )
-    parser.add_argument("--input-format", choices=FORMATS, help="what the inputs are, where their bytes don't tell")
+    parser.add_argument("--input-format", choices=FORMATS, help="format of the inputs (told by their content)")
     parser.add_argument(
-        "--include", action="append", default=[], metavar="GLOB", help="only paths that match; repeatable"
-    )
-    parser.add_argument(
-        "--exclude", action="append", default=[], metavar="GLOB", help="no paths that match; repeatable"
+        "--include", action="append", default=[], metavar="GLOB", help="list only photos whose paths match; repeatable"
     )
     parser.add_argument(
-        "--hidden", action="store_true", help="also hidden files, and what other programs keep beside photos"
+        "--exclude", action="append", default=[], metavar="GLOB", help="leave out photos whose paths match; repeatable"
     )
-    parser.add_argument("--uri-column", metavar="NAME", help="column of a list that holds the photos' URIs")
+    parser.add_argument(
+        "--hidden",
+        action="store_true",
+        help="also list hidden files, and the files that other programs keep beside photos",
+    )
+    parser.add_argument("--uri-column", metavar="NAME", help="column of a list that holds the URIs of photos")
     parser.add_argument(
         "--image-column",
         metavar="NAME",
-        help="column of a Parquet file, or feature of examples, with the photos' bytes",
+        help="column of a Parquet file, or feature of the examples of a TFRecord file, that holds the bytes of photos",
     )
-    parser.add_argument("--name-column", metavar="NAME", help="the one with the photos' names")
+    parser.add_argument("--name-column", metavar="NAME", help="column or feature that holds the names of photos")
 
 
 def list_options(options: argparse.Namespace) -> "ListOptions":
-    """What to list of the inputs."""
+    """The options that say what to list of the inputs, together."""
     from beamscribe.pipelines.sources.base import ListOptions
 
     return ListOptions(
@@ -61,9 +64,9 @@ def checked_inputs(options: argparse.Namespace) -> tuple[str, ...]:
     """The inputs' absolute paths or URIs.
 
     Raises:
-      UserError: one of them is not there, or it can't be told what it is.
+      UserError: an input is not there, or its format can't be told.
     """
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import InputError, UserError, one_line
     from beamscribe.pipelines import listing
 
     if "" in options.input:
@@ -73,27 +76,45 @@ def checked_inputs(options: argparse.Namespace) -> tuple[str, ...]:
     for uri in inputs:
         try:
             listing.check(uri, chosen)
+        except InputError as error:
+            raise UserError(f"--input: {error}{_remedy(error)}") from None
         except (OSError, ValueError) as error:
-            raise UserError(f"--input: can't look into {uri}: {error}") from None
+            raise UserError(f"--input: can't read {uri}: {one_line(error)}") from None
     return inputs
+
+
+# The option that sets each field of `ListOptions` which an error may name.
+_FLAGS = {
+    "format": "--input-format",
+    "uri_column": "--uri-column",
+    "image_column": "--image-column",
+    "name_column": "--name-column",
+}
+
+
+def _remedy(error: "InputError") -> str:
+    """The option that helps, where one does."""
+    return f" with {_FLAGS[error.field]}" if error.field else ""
 
 
 def _absolute_input(uri: str) -> str:
     from beamscribe.pipelines import stores
+    from beamscribe.pipelines.stores import uris
 
     # A path that is not UTF-8 can be passed on as a URI.
-    return stores.local_uri(absolute(uri)) if stores.is_local(uri) else absolute(uri)
+    return uris.local_uri(absolute(uri)) if stores.is_local(uri) else absolute(uri)
 
 
 def absolute(uri: str) -> str:
     """An absolute path, or a URI without a slash at its end.
 
     Raises:
-      UserError: a URI ends behind its scheme, as with a variable that is not set.
+      UserError: a URI ends after its scheme, as it does where a shell variable is not set.
     """
     from beamscribe.model.errors import UserError
     from beamscribe.pipelines import stores
+    from beamscribe.pipelines.stores import uris
 
     if re.fullmatch(r"[a-z][a-z0-9+.-]*:/*", uri):
-        raise UserError(f"{uri} names no bucket; is a variable not set?")
-    return os.path.abspath(stores.local_path(uri)) if stores.is_local(uri) else uri.rstrip("/")
+        raise UserError(f"{uri} names no bucket; is a shell variable not set?")
+    return os.path.abspath(uris.local_path(uri)) if stores.is_local(uri) else uri.rstrip("/")

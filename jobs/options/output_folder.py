@@ -1,6 +1,14 @@
-"""The folder that `beamscribe caption` writes to, as other commands are given it."""
+"""The output folder of `beamscribe caption`, as other commands take it."""
 
+import argparse
 import os
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder as a positional argument."""
+    parser.add_argument(
+        "output", metavar="OUTPUT", help="folder given to `beamscribe caption` as --output; local or gs://"
+    )
 
 
 def checked(uri: str) -> str:
@@ -13,19 +21,19 @@ def checked(uri: str) -> str:
       UserError: there is no such folder, or no run has written to it.
     """
     from beamscribe.jobs.options import input_options
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import UserError, one_line
     from beamscribe.pipelines import stores
-    from beamscribe.pipelines.output import rows
+    from beamscribe.pipelines.output import layout
 
     output = input_options.absolute(uri)
     try:
-        if rows.committed_files(output) or any(stores.within(output, "runs", "*", "config.json")):
+        if layout.committed_files(output) or any(stores.within(output, "runs", "*", "config.json")):
             return output
     except ValueError as error:
-        # No filesystem for the scheme.
-        raise UserError(str(error)) from None
+        # Beam has no filesystem for the scheme.
+        raise UserError(one_line(error)) from None
     except OSError as error:
-        raise UserError(f"can't read {uri}: {error.strerror or error}") from None
+        raise UserError(f"can't read {uri}: {one_line(error)}") from None
     if stores.is_local(output) and not os.path.isdir(output):
-        raise UserError(f"no folder {output}; give the --output folder of `beamscribe caption`")
+        raise UserError(f"there is no folder {output}; give the --output folder of `beamscribe caption`")
     raise UserError(f"{output} holds no captions; give the --output folder of `beamscribe caption`")

@@ -1,4 +1,4 @@
-"""The options that say how captions are written, for every command that writes some."""
+"""The options that say how captions are written, for every command that writes captions."""
 
 import argparse
 import math
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from beamscribe.model.bundle import CaptionSettings, Description
+    from beamscribe.model.bundle import Description
+    from beamscribe.model.caption_settings import CaptionSettings
 
 
 class _Option(NamedTuple):
@@ -16,44 +17,49 @@ class _Option(NamedTuple):
     allows: Callable[[float], bool]
 
 
-# The fields of `beamscribe.model.bundle.CaptionSettings`.
+# The fields of `beamscribe.model.caption_settings.CaptionSettings`.
 _OPTIONS = {
-    "beam_width": _Option(int, "captions that beam search keeps (3)", "at least 1", lambda n: n >= 1),
-    "max_length": _Option(int, "most words in a caption (20)", "at least 1", lambda n: n >= 1),
-    "min_length": _Option(int, "fewest words in a caption (1)", "at least 1", lambda n: n >= 1),
+    "beam_width": _Option(int, "number of captions that beam search keeps (3)", "at least 1", lambda n: n >= 1),
+    "max_length": _Option(int, "largest number of words in a caption (20)", "at least 1", lambda n: n >= 1),
+    "min_length": _Option(int, "smallest number of words in a caption (1)", "at least 1", lambda n: n >= 1),
     "length_penalty": _Option(
         float, "how much beam search favours long captions (1)", "from 0 to 10", lambda x: 0 <= x <= 10
     ),
-    "no_repeat_ngram": _Option(int, "write no N words in a row twice (0: allowed)", "at least 0", lambda n: n >= 0),
+    "no_repeat_ngram": _Option(
+        int,
+        "never repeat a sequence of N words in a caption (0: may repeat)",
+        "at least 0",
+        lambda n: n >= 0,
+    ),
     "top_p": _Option(
         float,
-        "draw captions, from the likeliest words up to this probability",
+        "draw words at random from the most probable ones, whose probabilities add up to X",
         "above 0, up to 1",
         lambda x: 0 < x <= 1,
     ),
     "temperature": _Option(
-        float, "with --top-p: above 1 for more varied captions (1)", "above 0", lambda x: 0 < x < math.inf
+        float, "with --top-p: temperature, above 1 for more varied captions (1)", "above 0", lambda x: 0 < x < math.inf
     ),
-    "seed": _Option(int, "with --top-p: another one for other captions (0)", "at least 0", lambda n: n >= 0),
+    "seed": _Option(int, "with --top-p: seed of the random numbers (0)", "at least 0", lambda n: n >= 0),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options; what is not given stays as the bundle has it."""
+    """Adds the options; where one is not given, the setting of the bundle counts."""
     for name, option in _OPTIONS.items():
         parser.add_argument(_flag(name), type=option.kind, metavar="N" if option.kind is int else "X", help=option.help)
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for, by the names of the settings."""
+    """The settings that the options give, by their names."""
     return {name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None}
 
 
 def chosen(options: argparse.Namespace, model: "Description") -> "CaptionSettings":
-    """A model's settings with what was asked for.
+    """A model's settings, changed as the options ask.
 
     Raises:
-      UserError: an option is out of range, or says nothing beside the others.
+      UserError: an option is out of range, or has no effect together with the others.
     """
     from beamscribe.model.errors import UserError
 
@@ -64,8 +70,11 @@ def chosen(options: argparse.Namespace, model: "Description") -> "CaptionSetting
     settings = model.settings._replace(**asked)
     for name in asked:
         if name in settings.idle:
-            other = "beam search only: leave it or --top-p out" if settings.top_p else "drawing only: give --top-p, too"
-            raise UserError(f"{_flag(name)} is for {other}")
+            raise UserError(
+                f"{_flag(name)} has no effect with --top-p; leave out one of the two"
+                if settings.top_p
+                else f"{_flag(name)} has no effect without --top-p; give --top-p, too"
+            )
     if settings.max_length > model.longest:
         raise UserError(f"--max-length {settings.max_length}: the model writes at most {model.longest} words")
     if settings.min_length > settings.max_length:

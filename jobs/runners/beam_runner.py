@@ -1,6 +1,5 @@
-"""Runs a pipeline with the user's Beam options, and says in a line what the user can mend."""
+"""Runs a pipeline with the user's Beam options, and says in one line what the user can mend."""
 
-import argparse
 import contextlib
 import os
 import re
@@ -20,14 +19,14 @@ from apache_beam.options.pipeline_options import (
     JobServerOptions,
     PipelineOptions,
     PrismRunnerOptions,
+    SetupOptions,
     StandardOptions,
 )
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from beamscribe.jobs.runners import flink_runner, worker_process
-from beamscribe.model.errors import UserError
+from beamscribe.jobs.runners import beam_internals, flink_runner, worker_process
+from beamscribe.model.errors import UserError, one_line
+from beamscribe.pipelines.images import starting
 
 # The direct runner for batch, by its own name: `DirectRunner` would first try to download another.
 DEFAULT_RUNNER = "FnApiRunner"
@@ -36,18 +35,21 @@ DEFAULT_RUNNER = "FnApiRunner"
 def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     """Parses Beam's own options.
 
+    Args:
+      arguments: what the command itself has no option for.
+
     Raises:
-      UserError: an option is unknown to Beam, too.
+      UserError: Beam has no such option, no such runner, or can't reach what an option names.
     """
-    known = _names_of_options()
+    known = beam_internals.option_names()
     # A number may be negative.
-    given = [a for a in arguments if re.match(r"-[^\d.]", a)]
-    unknown = [a for a in given if a.split("=")[0] not in known]
+    given = [argument for argument in arguments if re.match(r"-[^\d.]", argument)]
+    unknown = [argument for argument in given if argument.split("=")[0] not in known]
     if unknown:
         raise UserError(f"unknown option {unknown[0]}: neither this command nor Beam has it; see --help")
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
-            raise UserError(f"what is {argument} for? No option takes it; see --help")
+            raise UserError(f"unexpected argument {argument}: no option before it takes a value; see --help")
     options = PipelineOptions(list(arguments))
     standard: Any = options.view_as(StandardOptions)
     standard.runner = _canonical(standard.runner or "DirectRunner")
@@ -57,25 +59,17 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
         create_runner(standard.runner)
     except (ValueError, ImportError, AttributeError):
         runners = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
-        raise UserError(f"--runner {standard.runner}: Beam has no such runner; it has {runners}") from None
+        raise UserError(f"--runner: Beam has no runner {standard.runner}; choose one of {runners}") from None
     prism = options.view_as(PrismRunnerOptions).prism_location
     if standard.runner == "PrismRunner" and prism and not prism.startswith("http") and not os.path.isfile(prism):
-        raise UserError(f"--prism_location: there is no {prism}; build it with `make prism`")
+        raise UserError(f"--prism_location: there is no file {prism}; build it with `make prism`")
     if standard.runner == "FlinkRunner":
         flink_runner.complete(options)
     return options
 
 
-def _names_of_options() -> set[str]:
-    """All options of Beam, in all their spellings."""
-    parser: Any = argparse.ArgumentParser(allow_abbrev=False, conflict_handler="resolve")
-    for kind in PipelineOptions.__subclasses__():
-        kind._add_argparse_args(parser)
-    return {name for action in parser._actions for name in action.option_strings}
-
-
 def _canonical(runner: str) -> str:
-    """A runner's name, of which Beam takes other spellings, too: `flink`, or the path of its class."""
+    """The one name of a runner, for which Beam takes other spellings, too: `flink`, or the path of its class."""
     names = {name.lower().removesuffix("runner"): name for name in StandardOptions.KNOWN_RUNNER_NAMES}
     return names.get(runner.rpartition(".")[2].lower().removesuffix("runner"), runner)
 
@@ -83,10 +77,23 @@ def _canonical(runner: str) -> str:
 def run(job: beam.PTransform, options: PipelineOptions) -> None:
     """Runs a job from its root transform to the end; raises what the runner raises.
 
-    Where a worker process of the direct runner dies, for which that would wait for ever, this process ends, too.
+    Where a worker process of the direct runner dies, which the runner would wait for forever, this process ends, too.
     """
-    with _job_server_ends_too(options), beam.Pipeline(runner=_runner(options), options=options) as pipeline:
+    with (
+        _safe_path(options),
+        _job_server_ends_too(options),
+        beam.Pipeline(runner=_runner(options), options=options) as pipeline,
+    ):
         pipeline | type(job).__name__ >> job
+
+
+def _safe_path(options: PipelineOptions) -> contextlib.AbstractContextManager[None]:
+    """Keeps programs that Beam starts here, such as pip, from taking files of the current folder for modules.
+
+    A `setup.py` of the user's may import modules beside it; where one is given, they search as usual.
+    """
+    setup: Any = options.view_as(SetupOptions)
+    return contextlib.nullcontext() if setup.setup_file else starting.safe_path()
 
 
 @contextlib.contextmanager
@@ -119,20 +126,20 @@ def _runner(options: PipelineOptions) -> PipelineRunner | None:
     if runner != DEFAULT_RUNNER or direct.direct_running_mode != "multi_processing":
         return None
     threading.excepthook = _end_with_worker
-    # Else it would start them its own way.
+    # Else Beam would start them with a command of its own.
     direct.direct_running_mode = "in_memory"
-    command = worker_process.command(os.getpid())
-    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+    return beam_internals.runner_with_processes(worker_process.command(os.getpid()))
 
 
 def _end_with_worker(failure: threading.ExceptHookArgs) -> None:
     """Ends the process where a thread fails that waits for a worker process; reports what fails in other threads."""
-    if not (failure.thread and failure.thread.name == "run_worker"):
+    if not beam_internals.is_waiting_for_worker(failure.thread):
         # A connection that breaks is the other side of a worker's end.
         if not isinstance(failure.exc_value, grpc.RpcError):
             threading.__excepthook__(failure)
         return
-    print(f"beamscribe: the job stopped: {failure.exc_value}; what is committed stays, run it again", file=sys.stderr)
+    said = one_line(failure.exc_value)
+    print(f"beamscribe: the job stopped: {said}; committed captions stay, run it again to go on", file=sys.stderr)
     # The runner's own way out waits for the dead worker, and leaves the others alone.
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -141,9 +148,14 @@ def _end_with_worker(failure: threading.ExceptHookArgs) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the place in the pipeline that Beam writes behind it."""
-    text = re.sub(r"\s*\[while running '.*?'\]", "", str(error))
-    return " ".join(text.split())[:300] or type(error).__name__
+    """What went wrong, in one line: without the place in the pipeline that Beam writes after it, and the traceback."""
+    text = str(error).strip()
+    if text.startswith("Traceback (most recent call last):"):
+        # Of an error in a worker process, which has passed it on as a text. What was raised is the last line of those
+        # that are not indented.
+        text = [line for line in text.splitlines() if line and not line[0].isspace()][-1]
+    text = re.sub(r"\s*\[while running '.*?'\]", "", text)
+    return one_line(text or type(error).__name__)
 
 
 def workers(options: PipelineOptions) -> int:

@@ -1,17 +1,15 @@
 """What a job on Google Cloud's Dataflow needs, filled in where the user does not say it.
 
-Each choice, and the source that it rests on, is in docs/dataflow.md.
+docs/dataflow.md has each choice with the source that it rests on.
 """
 
 import dataclasses
 import datetime
-import json
 import os
 import re
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.internal.gcp import auth
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     GoogleCloudOptions,
@@ -22,10 +20,13 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.pvalue import AsIter
 
+from beamscribe.jobs.runners import beam_internals
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.caption_archive import CaptionArchive, CaptionOptions
-from beamscribe.pipelines.output import report
+from beamscribe.pipelines.caption_archive import CaptionArchive
+from beamscribe.pipelines.caption_options import CaptionOptions
+from beamscribe.pipelines.output import layout, report
+from beamscribe.pipelines.output.documents import Config
 from beamscribe.pipelines.stores import retries
 
 # Each GPU that Dataflow has and TensorFlow can use, and a machine that carries one of it.
@@ -39,19 +40,19 @@ GPU_MACHINES = {
     "nvidia-a100-80gb": "a2-ultragpu-1g",
     "nvidia-h100-80gb": "a3-highgpu-1g",
 }
-# For the workers without a GPU: decoding and the model use every processor of a machine, and 2 GB of memory.
+# For the workers without a GPU: image processes and the model use every processor of a machine, and 2 GB of memory.
 MACHINE = "n2-standard-4"
 # The least that Dataflow's documentation recommends, since images with CUDA are large.
 GPU_DISK_GB = 50
 # Shards that a worker has in hand: while the photos of one are captioned, the first of another are read.
 THREADS = 4
-# One process a worker, so that there is one model on a GPU, and one pool of decoders for the processors.
+# One process per worker, so that there is one model on a GPU, and one pool of image processes for the processors.
 ONE_PROCESS = "no_use_multiple_sdk_containers"
 
-# Seconds in which Dataflow says what jobs it has.
+# Seconds in which Dataflow answers which jobs it has.
 PATIENCE = 20.0
 
-BUILD_IMAGE = "see docs/dataflow.md, or build it: docker build --file jobs/dataflow/Dockerfile --target worker ."
+BUILD_IMAGE = "docs/dataflow.md says how; docker build --file jobs/dataflow/Dockerfile --target worker . builds one"
 
 
 def is_chosen(options: PipelineOptions) -> bool:
@@ -68,16 +69,16 @@ def accelerator(gpu: str | None, options: PipelineOptions) -> str | None:
       options: Beam's.
 
     Raises:
-      UserError: the runner hands out no GPUs, or has none of that name, as far as is known.
+      UserError: the runner gives its workers no GPUs, or has none of that name, as far as is known.
     """
     if gpu is None:
         return None
     if not is_chosen(options):
-        raise UserError("--gpu: only Dataflow hands out GPUs; on other runners, workers use the one that they have")
+        raise UserError("--gpu: only Dataflow takes it; leave it out: elsewhere, workers use the GPU of their machine")
     name, _, machine = gpu.partition(":")
     if not re.fullmatch("nvidia-[a-z0-9-]+(:[a-z0-9-]+)?", gpu) or not (machine or name in GPU_MACHINES):
         raise UserError(
-            f"--gpu {gpu}: choose one of {', '.join(GPU_MACHINES)}; for another one name its machine, too: GPU:MACHINE"
+            f"--gpu {gpu}: choose one of {', '.join(GPU_MACHINES)}; for another GPU, give its machine, too: GPU:MACHINE"
         )
     return f"type:{name};count:1;machine_type:{machine or GPU_MACHINES[name]};install-nvidia-driver"
 
@@ -90,7 +91,7 @@ def fill(options: PipelineOptions, job: CaptionOptions) -> None:
       job: what to caption.
 
     Raises:
-      UserError: something is missing that can't be guessed, or its workers could not reach it.
+      UserError: an option is missing that can't be guessed, or names a place that the workers can't reach.
     """
     if not is_chosen(options):
         return
@@ -99,8 +100,7 @@ def fill(options: PipelineOptions, job: CaptionOptions) -> None:
     debug: Any = options.view_as(DebugOptions)
     _check(options, job)
     if os.environ.get("STORAGE_EMULATOR_HOST"):
-        # An emulator knows no accounts, for which Beam would look for more than a minute, and has no option against it.
-        auth._Credentials._credentials_init = True
+        beam_internals.look_for_no_credentials()
     name = re.sub("[^a-z0-9-]", "-", job.run.lower())
     cloud.job_name = cloud.job_name or f"beamscribe-{name}"
     cloud.labels = cloud.labels or [f"beamscribe-run={name}"]
@@ -117,27 +117,27 @@ def _check(options: PipelineOptions, job: CaptionOptions) -> None:
     cloud: Any = options.view_as(GoogleCloudOptions)
     for name in ("project", "region"):
         if not getattr(cloud, name):
-            raise UserError(f"--{name}: Dataflow needs it; give --{name} …")
+            raise UserError(f"--{name}: Dataflow needs the {name} to run in; give --{name} …")
     places = [("--input", uri) for uri in job.inputs] + [("--output", job.output)]
     places += [("--bundle", job.bundle)] if job.bundle else []
     places += [(f"--{name}", getattr(cloud, name) or job.output) for name in ("temp_location", "staging_location")]
     for option, uri in places:
         if not uri.startswith("gs://"):
-            raise UserError(f"{option}: Dataflow's workers can't see {uri}; give a place on gs://")
+            raise UserError(f"{option}: Dataflow's workers can't reach {uri}; give a URI of Cloud Storage: gs://…")
     setup: Any = options.view_as(SetupOptions)
     workers: Any = options.view_as(WorkerOptions)
     image = workers.sdk_container_image or workers.worker_harness_container_image
     if job.accelerator and not image:
-        raise UserError(f"--sdk_container_image: --gpu needs an image with CUDA in it; {BUILD_IMAGE}")
+        raise UserError(f"--sdk_container_image: --gpu needs an image with Beamscribe and CUDA; {BUILD_IMAGE}")
     if not (image or setup.setup_file or setup.extra_packages):
         raise UserError(
-            f"--sdk_container_image: Dataflow's workers need an image with Beamscribe in it; {BUILD_IMAGE}"
-            " (in a checkout, --setup_file ./setup.py does without one, and slowly)"
+            f"--sdk_container_image: Dataflow's workers need an image with Beamscribe; {BUILD_IMAGE}"
+            " (from a checkout, --setup_file ./setup.py works without an image, but starts more slowly)"
         )
     if job.accelerator and cloud.flexrs_goal:
-        raise UserError("--flexrs_goal: FlexRS knows no GPU for single steps; leave it or --gpu out")
+        raise UserError("--flexrs_goal: FlexRS can't give GPUs to single steps; leave out either it or --gpu")
     if job.accelerator and any("worker_accelerator" in option for option in cloud.dataflow_service_options or ()):
-        raise UserError("--dataflow_service_options: worker_accelerator and --gpu exclude each other; leave one out")
+        raise UserError("--dataflow_service_options: worker_accelerator excludes --gpu; leave out one of the two")
 
 
 def _bucket(uri: str) -> str:
@@ -145,7 +145,7 @@ def _bucket(uri: str) -> str:
 
 
 def template(options: PipelineOptions) -> str | None:
-    """Where the job is to be written as a template, to run later and without its launcher; None where it is to run."""
+    """Where the job is to be written as a template, to run later and without its launcher; None where it runs now."""
     cloud: Any = options.view_as(GoogleCloudOptions)
     return cloud.template_location if is_chosen(options) else None
 
@@ -176,42 +176,41 @@ def is_running(project: str, region: str, endpoint: str, name: str) -> bool | No
             project_id=project, location=region, name=name, filter=dataflow.ListJobsRequest.Filter.ACTIVE
         )
         return any(job.name == name for job in client.list_jobs(request, timeout=PATIENCE))
-    except Exception:  # noqa: BLE001 - of credentials, of the network, of the service
+    except Exception:  # noqa: BLE001 - errors of credentials, of the network and of the service have no common base
         return None
 
 
 @dataclasses.dataclass
 class Unattended(beam.PTransform):
-    """A job whose launcher does not wait for it: it keeps its own account.
+    """A job whose launcher does not wait for it, so that the job itself writes the configuration and the report.
 
     Attributes:
       job: what to do.
-      config: what `config.json` says of it.
+      config: of its run.
     """
 
     job: CaptionArchive
-    config: dict[str, Any]
+    config: Config
 
-    def expand(self, pbegin):
-        """The job, with a step before and one after it."""
-        _ = pbegin | "Config" >> beam.Create([self.config]) | "WriteConfig" >> beam.Map(write_config)
-        committed = pbegin | "CaptionArchive" >> self.job
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[None]:
+        """From nothing to one None, when the report is written."""
+        _ = root | "Config" >> beam.Create([self.config]) | "WriteConfig" >> beam.Map(write_config)
+        committed = root | "CaptionArchive" >> self.job
         # The side input makes it wait for the last commit.
         return (
-            pbegin
+            root
             | "Run" >> beam.Create([self.config])
             | "AfterCommits" >> beam.Map(lambda config, _: config, AsIter(committed))
             | "WriteReport" >> beam.Map(write_report)
         )
 
 
-def write_config(config: dict[str, Any]) -> None:
+def write_config(config: Config) -> None:
     """Writes a run's `config.json`, where there is none."""
-    path = stores.join(config["output"], "runs", config["run"], "config.json")
-    stores.create(path, json.dumps(config, indent=2).encode())
+    stores.create(layout.run_file(config.output, config.run, layout.CONFIG), config.to_json())
 
 
-def write_report(config: dict[str, Any]) -> None:
+def write_report(config: Config) -> None:
     """Writes a run's report.
 
     Raises:
@@ -219,11 +218,11 @@ def write_report(config: dict[str, Any]) -> None:
     """
     write_config(config)
     finished = datetime.datetime.now(datetime.UTC)
-    result = report.collect(config["output"], config["run"], finished, retries.take())
-    report.write(result, config["output"])
+    result = report.collect(config.output, config.run, finished, retries.take())
+    report.write(result, config.output)
     if not result.balanced:
-        raise IncompleteError(f"some photos have no row: {', '.join(result.missing)}; run it again to go on")
+        raise IncompleteError(f"some photos have no row: {', '.join(result.missing)}; run the job again to go on")
 
 
 class IncompleteError(Exception):
-    """The photos of a run don't add up."""
+    """Some photos of a run have no row."""

@@ -2,20 +2,21 @@
 
 import http.client
 import json
+import urllib.error
 import urllib.request
 from typing import Any
 
 from apache_beam.options.pipeline_options import DebugOptions, FlinkRunnerOptions, PipelineOptions, PortableOptions
-from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES, FlinkRunner
 
-from beamscribe.model.errors import UserError
+from beamscribe.jobs.runners import beam_internals
+from beamscribe.model.errors import UserError, one_line
 
 # How long Python workers outlive the last task that needed them, ms. Beam's default of 0 starts workers, and loads
-# models, for every stage; but until then Flink also keeps one that has died, so this must pass before a restart.
+# models, for every stage. But until this has passed Flink also keeps a worker that has died, so a restart must wait.
 _WORKERS_STAY = 10_000
 # Seconds in which a job manager answers.
 _PATIENCE = 10.0
-# What asking may raise: of the network, of a server that is none of HTTP, of one that is another.
+# What asking may raise: an error of the network, of a server that does not speak HTTP, or of one that is not Flink.
 _NO_ANSWER = (OSError, ValueError, LookupError, TypeError, http.client.HTTPException)
 # States that a job does not leave (org.apache.flink.api.common.JobStatus).
 _ENDED = ("FINISHED", "CANCELED", "FAILED")
@@ -38,16 +39,16 @@ def complete(options: PipelineOptions) -> None:
     try:
         _get(address, "overview")["taskmanagers"]
     except _NO_ANSWER as error:
-        reason = " ".join(str(getattr(error, "reason", error)).split())
-        raise UserError(f"--flink_master: no Flink answers at {address}: {reason}") from None
+        reason = one_line(error.reason if isinstance(error, urllib.error.URLError) else error)
+        raise UserError(
+            f"--flink_master: no Flink job manager answers at {address}: {reason}; give HOST:PORT of its REST interface"
+        ) from None
 
 
 def rest_address(options: PipelineOptions) -> str | None:
-    """URL of the job manager's REST interface; None where Flink runs only within the job."""
+    """URL of the job manager's REST interface; None where Beam starts a Flink of its own for the job."""
     flink: Any = options.view_as(FlinkRunnerOptions)
-    if flink.flink_master in MAGIC_HOST_NAMES:
-        return None
-    return FlinkRunner.add_http_scheme(flink.flink_master).rstrip("/")
+    return beam_internals.flink_url(flink.flink_master)
 
 
 def is_running(address: str, name: str) -> bool | None:

@@ -6,11 +6,11 @@ from typing import Any
 
 
 def describe(run: str, beam_options: Any) -> dict[str, str] | None:
-    """Where the job of a run can be asked for; None where it ends with the launcher.
+    """Where a runner can be asked about the job of a run; None where the job ends with its launcher.
 
     Args:
       run: its id.
-      beam_options: Beam's options of the job, changed so that the job's name is its own.
+      beam_options: Beam's options of the job, changed so that no other job has its name.
     """
     from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
 

@@ -1,8 +1,8 @@
 """A process that ends with the one that started the job: a worker of the direct runner, or a program of Beam's.
 
-Beam's own outlive a launcher that was killed, for a minute or for ever. Run as
-`python -m beamscribe.jobs.runners.worker_process PID` it becomes a worker; with a program and its arguments behind,
-that program.
+Those that Beam starts itself outlive a launcher that was killed, for a minute or for ever. Run as
+`python -P -m beamscribe.jobs.runners.worker_process PID` this becomes a worker; with a program and its arguments after
+the PID, it becomes that program.
 """
 
 import os
@@ -13,23 +13,24 @@ from beamscribe.pipelines.images import image_process
 
 
 def command(launcher: int) -> str:
-    """What a shell is to run.
+    """The command that a shell runs to become such a process.
 
     Args:
-      launcher: id of the process that runs the shell.
+      launcher: id of the process that the new one ends with, and which runs the shell.
     """
-    # Replaced by the worker, the shell does not stand between the two.
-    return f"exec {shlex.quote(sys.executable)} -m {__name__} {launcher}"
+    # By `exec` the shell does not stand between the two. Without -P, Python would take a file of the folder that the
+    # user works in, `random.py` say, for its own module.
+    return f"exec {shlex.quote(sys.executable)} -P -m {__name__} {launcher}"
 
 
 def main() -> None:
-    """Becomes a worker, or the program that is given."""
+    """Becomes a worker, or the program that the command line names."""
     image_process.die_with(int(sys.argv[1]))
     if program := sys.argv[2:]:
         os.execvp(program[0], program)
-    from apache_beam.runners.worker import sdk_worker_main
+    from beamscribe.jobs.runners import beam_internals
 
-    sdk_worker_main.main(sys.argv[:1])
+    beam_internals.become_worker()
 
 
 if __name__ == "__main__":

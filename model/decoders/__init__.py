@@ -40,4 +40,6 @@ def build(
     slots = recipe.words.max_words + 1
     if recipe.words.embedding != "learned":
         sizes |= {"vectors": vectors, "freeze_vectors": recipe.words.frozen}
-    return _DECODERS[recipe.decoder.name](vocabulary_size, grid, slots, dropout=dropout, **sizes)
+    return _DECODERS[recipe.decoder.name](
+        vocabulary_size=vocabulary_size, grid=grid, slots=slots, dropout=dropout, **sizes
+    )

@@ -1,8 +1,14 @@
-"""What every decoder is: the interface that search, training and export use."""
+"""What every decoder is: the interface that search, training and export use, and what all constructors take."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
+
+from beamscribe.model.tensors import Tensor
+
+PACKAGE = "beamscribe"
+"""The package under which Keras knows decoders and their layers: `beamscribe>TransformerDecoder`."""
 
 
 class State(NamedTuple):
@@ -20,27 +26,43 @@ class State(NamedTuple):
 class Decoder(keras.Model):
     """Writes captions of features, a word at a time.
 
+    All variables are there once the constructor has ended. A bundle and a checkpoint hold weights in the order and
+    under the names in which constructors make them and keep them, so neither may change.
+
     Attributes:
+      vocabulary_size, grid, slots, dropout: the arguments.
+
+    Args:
       vocabulary_size: number of ids, specials included.
+      grid: (height, width, channels) of the feature grid.
       slots: the largest number of positions: the words of the longest caption and the end token.
+      dropout: share of activations dropped in training.
+      model: the arguments of `keras.Model`: `name`, `trainable` and `dtype`.
     """
 
-    vocabulary_size: int
-    slots: int
+    def __init__(self, *, vocabulary_size: int, grid: Sequence[int], slots: int, dropout: float = 0.0, **model: Any):
+        super().__init__(**model)
+        self.vocabulary_size, self.grid, self.slots, self.dropout = vocabulary_size, tuple(grid), slots, dropout
 
-    def call(self, inputs, training=False):
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make a decoder of the same shapes. Its weights are saved beside them."""
+        sizes = {"vocabulary_size": self.vocabulary_size, "grid": list(self.grid), "slots": self.slots}
+        return {**super().get_config(), **sizes, "dropout": self.dropout}
+
+    def call(self, inputs: tuple[Tensor, Tensor], training: bool = False) -> Tensor:
         """Predicts each next word of given captions (teacher forcing).
 
         Args:
           inputs: features `[batch, height, width, channels]`, float, and input ids `[batch, captions, length]`,
             int32, `length` at most `slots`; each row of ids starts with `START`.
+          training: whether to drop activations.
 
         Returns:
           Logits `[batch, captions, length, vocabulary]`, float32. The ones at position i depend on no later id.
         """
         raise NotImplementedError
 
-    def initial_state(self, features, beams) -> State:
+    def initial_state(self, features: Tensor, beams: Tensor) -> State:
         """The state before the first word: `beams` rows a photo.
 
         Args:
@@ -49,7 +71,7 @@ class Decoder(keras.Model):
         """
         raise NotImplementedError
 
-    def step(self, tokens, position, state: State) -> tuple[Any, State]:
+    def step(self, tokens: Tensor, position: Tensor, state: State) -> tuple[Tensor, State]:
         """Predicts one word for each beam.
 
         Args:
@@ -62,10 +84,9 @@ class Decoder(keras.Model):
         """
         raise NotImplementedError
 
-    def create_variables(self, feature_shape: tuple[int, ...]) -> None:
+    def create_variables(self) -> None:
         """Creates every variable, by calling the decoder once; for constructors to end with."""
-        self((keras.ops.zeros((1, *feature_shape)), keras.ops.zeros((1, 1, self.slots), "int32")))
+        self((keras.ops.zeros((1, *self.grid)), keras.ops.zeros((1, 1, self.slots), "int32")))
 
-    def build(self, input_shape):
-        """Nothing is left to build: the call in the constructor did."""
-        self.built = True
+    def build(self, input_shape: Any) -> None:
+        """Builds nothing: the call in the constructor makes all variables."""

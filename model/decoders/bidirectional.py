@@ -1,81 +1,60 @@
 """A merge decoder whose words pass a bidirectional LSTM, then another: they are read anew for each prediction."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
-import numpy as np
 from keras import ops
 
-from beamscribe.model.decoders import parts
-from beamscribe.model.decoders.base import Decoder, State
+from beamscribe.model import keras_internals
+from beamscribe.model.decoders.base import PACKAGE, State
+from beamscribe.model.decoders.merge import MergingDecoder
+from beamscribe.model.tensors import Tensor
 from beamscribe.model.words.vocabulary import PAD
 
 
-class BidirectionalMergeDecoder(Decoder):
+@keras.saving.register_keras_serializable(PACKAGE)
+class BidirectionalMergeDecoder(MergingDecoder):
     """Encodes the words before with a bidirectional LSTM and an LSTM, and merges the last output with the photo's.
 
     Read backwards, the words before start with the last one: every prediction has a sequence of its own, and no
     state to go on from.
 
     Args:
-      vocabulary_size: number of ids, specials included.
-      grid: (height, width, channels) of the feature grid.
-      slots: the largest number of positions: the words of the longest caption and the end token.
-      image: `pooled`, for the mean of the grid's cells, or `flattened`, for all of them.
-      image_layers: sizes of the dense layers that make the photo's vector.
       bidirectional_units: size of the output of each of the first two LSTMs.
-      units: size of the last LSTM's output.
-      merge: `add`, which needs the last of `image_layers` and `units` to be equal, or `concatenate`.
-      hidden: size of the layer between what is merged and the logits.
-      dropout: share of activations dropped in training.
-      word_size: numbers of a learned word vector; None where `vectors` are given.
-      vectors: pretrained word vectors to start from, `[vocabulary_size, size]`, float32.
-      freeze_vectors: keep `vectors` as they are.
+      name: of the Keras model.
+      decoder: the arguments of `MergingDecoder`.
     """
 
-    def __init__(
-        self,
-        vocabulary_size: int,
-        grid: tuple[int, int, int],
-        slots: int,
-        image: str,
-        image_layers: list[int],
-        bidirectional_units: int,
-        units: int,
-        merge: str,
-        hidden: int,
-        dropout: float,
-        word_size: int | None = None,
-        vectors: np.ndarray | None = None,
-        freeze_vectors: bool = False,
-    ):
-        super().__init__(name="bidirectional_merge")
+    def __init__(self, *, bidirectional_units: int, name: str = "bidirectional_merge", **decoder: Any):
+        super().__init__(name=name, **decoder)
         # The number of prefixes, and in a step their length, depends on the data: XLA needs to know both beforehand.
-        self.supports_jit = False
-        self.vocabulary_size, self.grid, self.slots = vocabulary_size, grid, slots
-        self.photo = parts.PhotoVector(image, image_layers, dropout, name="photo")
-        self.words = parts.word_embedding(vocabulary_size, word_size, vectors, freeze_vectors)
-        self.word_dropout = keras.layers.Dropout(dropout)
+        keras_internals.never_compile_by_xla(self)
         # An exported model must run without a GPU: so none of its steps may use cuDNN.
+        options = {"use_cudnn": False, "dtype": self.dtype_policy}
         self.forward_lstm = keras.layers.LSTM(
-            bidirectional_units, return_sequences=True, use_cudnn=False, name="forward_lstm"
+            bidirectional_units, return_sequences=True, name="forward_lstm", **options
         )
         self.backward_lstm = keras.layers.LSTM(
-            bidirectional_units, return_sequences=True, go_backwards=True, use_cudnn=False, name="backward_lstm"
+            bidirectional_units, return_sequences=True, go_backwards=True, name="backward_lstm", **options
         )
-        self.lstm = keras.layers.LSTM(units, use_cudnn=False, name="lstm")
-        self.merged_output = parts.MergedOutput(
-            vocabulary_size, image_layers[-1], units, merge, hidden, name="merged_output"
-        )
-        self.backward_lstm.build((None, None, self.words.output_dim))
+        self.lstm = keras.layers.LSTM(self.units, name="lstm", **options)
+        self.merged_output = self.make_output()
+        self.backward_lstm.build((None, None, self.word_size))
         self.lstm.build((None, None, 2 * bidirectional_units))
-        self.create_variables(grid)
+        self.create_variables()
 
-    def call(self, inputs, training=False):
+    def get_config(self) -> dict[str, Any]:
+        """As the base class says."""
+        return {**super().get_config(), "bidirectional_units": self.forward_lstm.units}
+
+    def call(self, inputs: tuple[Tensor, Tensor], training: bool = False) -> Tensor:
         """As the base class says; `length` must be known beforehand. Logits at padding mean nothing."""
         features, tokens = inputs
         batch, captions, length = ops.shape(tokens)
         photo = self.photo(features, training=training)
         words = self.word_dropout(self.words(tokens), training=training)
-        words = ops.reshape(words, (batch * captions, length, self.words.output_dim))
+        words = ops.reshape(words, (batch * captions, length, self.word_size))
         # Read forwards, the words before are the beginning of the caption: once is enough for all prefixes.
         forward = self.forward_lstm(words)
 
@@ -94,12 +73,12 @@ class BidirectionalMergeDecoder(Decoder):
         logits = ops.scatter((start + last)[:, None], logits, (batch * captions * length, self.vocabulary_size))
         return ops.reshape(logits, (batch, captions, length, self.vocabulary_size))
 
-    def initial_state(self, features, beams) -> State:
+    def initial_state(self, features: Tensor, beams: Tensor) -> State:
         """As the base class says; the words' state is the words themselves."""
         ids = ops.full((ops.shape(features)[0], beams, self.slots), PAD, "int32")
         return State(photo=self.photo(features), words=(ids,))
 
-    def step(self, tokens, position, state: State):
+    def step(self, tokens: Tensor, position: Tensor, state: State) -> tuple[Tensor, State]:
         """As the base class says."""
         (ids,) = state.words
         batch, beams, _ = ops.shape(ids)
@@ -107,10 +86,10 @@ class BidirectionalMergeDecoder(Decoder):
         words = self.words(ops.reshape(ids, (batch * beams, self.slots))[:, : position + 1])
         both = [self.forward_lstm(words), self.backward_lstm(words)[:, ::-1]]
         encoded = self.lstm(ops.concatenate(both, axis=-1))
-        encoded = ops.reshape(encoded, (batch, beams, self.lstm.units))
+        encoded = ops.reshape(encoded, (batch, beams, self.units))
         return self.merged_output(state.photo[:, None], encoded), State(state.photo, (ids,))
 
-    def _read_backward(self, words, last, rows):
+    def _read_backward(self, words: Tensor, last: Tensor, rows: Sequence[Tensor]) -> Tensor:
         """Reads each prefix from its last word on.
 
         Args:
@@ -128,8 +107,21 @@ class BidirectionalMergeDecoder(Decoder):
             outputs.append(h)
         return ops.concatenate(outputs, axis=0)
 
-    def _read_forward(self, forward, backward, start, last, rows):
-        """Reads the outputs of both LSTMs for each prefix; returns the last output."""
+    def _read_forward(
+        self, forward: Tensor, backward: Tensor, start: Tensor, last: Tensor, rows: Sequence[Tensor]
+    ) -> Tensor:
+        """Reads the outputs of both LSTMs for each prefix.
+
+        Args:
+          forward: outputs of the forward LSTM for all captions' words in one row, `[words, bidirectional_units]`.
+          backward: what `_read_backward` returned.
+          start: place of each prefix's first word in `forward`.
+          last: index of each prefix's last word in its caption.
+          rows: as for `_read_backward`.
+
+        Returns:
+          The last output of each prefix, `[prefixes, units]`.
+        """
         first_of = ops.cumsum(ops.stack(rows)) - ops.stack(rows)
         h, c = self.lstm.get_initial_state(rows[0])
         outputs = []
@@ -141,6 +133,6 @@ class BidirectionalMergeDecoder(Decoder):
         return ops.concatenate(outputs[::-1], axis=0)
 
 
-def _flat(x):
+def _flat(x: Tensor) -> Tensor:
     """`[captions, length, size]` → `[captions · length, size]`."""
     return ops.reshape(x, (-1, x.shape[-1]))

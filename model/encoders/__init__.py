@@ -4,6 +4,7 @@ import hashlib
 import math
 import zipfile
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import keras
@@ -11,7 +12,7 @@ import numpy as np
 
 from beamscribe.model import bundle
 from beamscribe.model.encoders import efficientnet_lite, keras_applications
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import UserError, one_line
 from beamscribe.model.recipe import Encoder
 
 WEIGHTS = resources.files("beamscribe.model.encoders") / "weights"
@@ -25,7 +26,7 @@ def build(encoder: Encoder) -> keras.Model:
       float32. Preprocessing is part of it.
 
     Raises:
-      UserError: the weights can't be had.
+      UserError: the weights can't be read or downloaded.
     """
     if bundle.is_bundle(encoder.weights):
         model = build(encoder.model_copy(update={"weights": "none"}))
@@ -79,7 +80,8 @@ def feature_shape(encoder: Encoder) -> tuple[int, int, int]:
     return cells, cells, efficientnet_lite.HEAD_FILTERS
 
 
-def _lite_file(encoder: Encoder):
+def _lite_file(encoder: Encoder) -> Traversable:
+    """The file of an EfficientNet-Lite's weights; raises `UserError` where there is none."""
     if encoder.weights == "imagenet":
         return WEIGHTS / f"{encoder.name}.npz"
     path = Path(encoder.weights)
@@ -96,9 +98,8 @@ def _load_lite(model: keras.Model, encoder: Encoder) -> None:
         with path.open("rb") as file, np.load(file) as weights:
             efficientnet_lite.load_weights(model, weights)
     except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"encoder.weights: {path} is no .npz file with the weights of {encoder.name}: {reason}"
+            f"encoder.weights: {path} is no .npz file with the weights of {encoder.name}: {one_line(error)}"
         ) from None
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from beamscribe.model.tensors import Tensor
+
 STEM_FILTERS = 32
 HEAD_FILTERS = 1280
 STRIDE = 32  # pixels of the input for each cell of the feature grid
@@ -121,7 +123,7 @@ def _round_filters(filters: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * filters else rounded
 
 
-def _inverted_residual(x, prefix: str, stage: _Stage, filters: int, strides: int):
+def _inverted_residual(x: Tensor, prefix: str, stage: _Stage, filters: int, strides: int) -> Tensor:
     inputs = x
     in_filters = x.shape[-1]
     if stage.expansion != 1:
@@ -138,7 +140,7 @@ def _inverted_residual(x, prefix: str, stage: _Stage, filters: int, strides: int
     return x
 
 
-def _convolution(x, name: str, norm_name: str, filters: int, kernel: int, strides: int):
+def _convolution(x: Tensor, name: str, norm_name: str, filters: int, kernel: int, strides: int) -> Tensor:
     x = keras.layers.Conv2D(filters, kernel, strides, padding="same", use_bias=False, name=name)(x)
     x = keras.layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, name=norm_name)(x)
     return keras.layers.ReLU(6.0, name=f"{norm_name}_relu")(x)

@@ -6,17 +6,16 @@ import hashlib
 import io
 import math
 import re
-import sys
-import textwrap
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import UserError, one_line
 from beamscribe.model.image_sizes import KERAS_APPLICATIONS
+from beamscribe.model.tensors import Tensor
 
 if TYPE_CHECKING:
     import keras
@@ -46,7 +45,7 @@ def build(name: str, image_size: int, weights: str, layer_name: str = "encoder")
       the model's own, by their names in Keras.
 
     Raises:
-      UserError: the photos are too small for the classifier, or the weights can't be had.
+      UserError: the photos are too small for the classifier, or its weights can't be read or downloaded.
     """
     import keras
 
@@ -90,14 +89,15 @@ def _construct(name: str, image_size: int, weights: str | None = None) -> "keras
     """The classifier without its top, behind its preprocessing; Keras' random weights by default."""
     import keras
 
+    from beamscribe.model import keras_internals
+
     if image_size < _SMALLEST[name]:
         raise UserError(
             f"encoder.image_size: {name} takes photos of {_SMALLEST[name]} pixels or more, found {image_size}; "
             f"it was trained at {KERAS_APPLICATIONS[name]}"
         )
     classifier = getattr(keras.applications, name)
-    # It's defined beside the classifiers that it is for.
-    preprocess = sys.modules[classifier.__module__].preprocess_input
+    preprocess = keras_internals.preprocessing_of(classifier)
     shape = (image_size, image_size, 3)
     with warnings.catch_warnings():
         # The MobileNets warn of photos of another size than their weights'; every other classifier takes them silently.
@@ -119,7 +119,7 @@ def _standardize(network: "keras.Model") -> "keras.Model":
     """
     import keras
 
-    def call(operation, *args, **kwargs):
+    def call(operation: keras.Operation, *args: Any, **kwargs: Any) -> Tensor:
         outputs = operation(*args, **kwargs)
         if isinstance(operation, keras.layers.Normalization):
             operation.set_weights([np.array(_MEANS), np.array(_DEVIATIONS), np.array(0)])
@@ -133,7 +133,7 @@ def _standardize(network: "keras.Model") -> "keras.Model":
 def draw_weights(network: "keras.Model", name: str) -> None:
     """Draws every kernel, so that a name has the same ones in every process.
 
-    Keras' own draws differ from one to the next, and are often of no use where nothing has been trained: features of
+    Keras' own draws differ from one to the next, and are often useless where nothing has been trained: features of
     1e-20 (MobileNet) and of 1e8 (EfficientNetV2L) are beyond float16. These have the variance of `gain` over the number
     of inputs: 1 keeps the signal as it is in a linear layer (LeCun et al. 1998, Efficient BackProp), 2 behind a ReLU
     (He et al. 2015, arXiv:1502.01852). What suits most is between the two, but in the deepest sums of residuals.
@@ -155,11 +155,11 @@ def _load_weights(network: "keras.Model", name: str, weights: str) -> None:
             warnings.simplefilter("ignore")  # of what it leaves out, before it raises an error of it
             network.load_weights(path)
     except OSError as error:
-        raise UserError(f"encoder.weights: {weights} can't be read as an HDF5 file: {_shorten(error)}") from None
+        raise UserError(f"encoder.weights: {weights} can't be read as an HDF5 file: {one_line(error)}") from None
     except Exception as error:  # noqa: BLE001 - Keras and h5py raise many kinds
         raise UserError(
             f"encoder.weights: {weights} does not hold the weights of {name} without its top, or has the wrong ending; "
-            f"give Keras' notop .h5 file of {name}, or a .weights.h5 that was saved from it ({_shorten(error)})"
+            f"give Keras' notop .h5 file of {name}, or a .weights.h5 that was saved from it ({one_line(error)})"
         ) from None
 
 
@@ -181,14 +181,9 @@ def _download(name: str, image_size: int) -> "keras.Model":
     except Exception as error:  # noqa: BLE001 - Keras raises nothing narrower
         # Keras says from where it downloads, then that there was a "URL fetch failure on URL: errno -- reason".
         url = re.search(r"https?://\S+\w", f"{said.getvalue()} {error}")
-        reason = _shorten(str(error).rpartition(" -- ")[2])
+        reason = one_line(str(error).rpartition(" -- ")[2])
         raise UserError(
             f"encoder.weights: the ImageNet weights of {name} can't be downloaded ({reason}); "
             f"get {url.group() if url else 'them'} yourself and pass the file with --set encoder.weights=FILE, "
             "or --set encoder.weights=none for random weights"
         ) from None
-
-
-def _shorten(message: object) -> str:
-    """A message of Keras on one line."""
-    return textwrap.shorten(str(message), 200, placeholder=" …")

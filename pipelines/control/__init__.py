@@ -1,1 +1,1 @@
-"""One job at a time on an output: leases, stopping, progress, and what earlier runs left."""
+"""Controls the jobs on an output folder: the lease, stop requests, progress, and the history of earlier runs."""

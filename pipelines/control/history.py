@@ -1,45 +1,58 @@
-"""What earlier runs of an output folder leave for the next one to know."""
+"""Finds earlier runs on an output folder that did not finish, to continue or to stop them."""
 
+import collections
 import datetime
-import json
-from typing import Any
 
-# What makes a run go on with another one: with other limits, or another version, what failed may not fail again.
+from beamscribe.model.documents import DamagedDocumentError
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.control import stopping
+from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.output.documents import Config
+
+# A run continues an earlier one if these are equal. With another limit or version, a photo that failed may succeed.
 _ALIKE = ("inputs", "bundle", "settings", "recaption", "max_pixels", "version")
 
 
-def unfinished_since(config: dict[str, Any]) -> datetime.datetime | None:
-    """When the first of the unfinished runs began that a run goes on with; None where the last one ended well.
+def unfinished_since(config: Config) -> datetime.datetime | None:
+    """The start time of the first unfinished run that a new run continues; None if there is none to continue.
 
-    What they did for the same reasons need not be done again, though `--recaption` asks for all of it.
+    A run continues the latest earlier runs that are unfinished and had the same configuration. The rows that they wrote
+    need not be written again, even if `--recaption` asks for all photos.
 
     Args:
-      config: of the run that is to begin, as in its `config.json`.
-    """
-    from beamscribe.pipelines import stores
+      config: configuration of the new run.
 
+    Raises:
+      NewerDocumentError: a newer version of Beamscribe wrote to the folder.
+      OSError: the store reported an error.
+    """
     since = None
-    # As it will be when it is read.
-    wanted = json.loads(json.dumps(config))
-    for path in sorted(stores.within(stores.join(config["output"], "runs"), "*", "config.json"), reverse=True):
+    for path in reversed(layout.run_files(config.output, layout.CONFIG)):
         try:
-            earlier = json.loads(stores.read(path))
-        except ValueError:
-            # Damaged: what that run was for can't be told.
+            earlier = Config.from_json(stores.read(path), path)
+        except DamagedDocumentError:
+            # Nothing else tells whether that run had the same configuration.
             break
-        alike = all(earlier.get(name) == wanted[name] for name in _ALIKE)
-        if not alike or stores.exists(path.replace("config.json", "_SUCCESS")):
+        alike = all(getattr(earlier, name) == getattr(config, name) for name in _ALIKE)
+        if not alike or stores.exists(layout.run_file(config.output, layout.run_of_file(path), layout.SUCCESS)):
             break
-        since = datetime.datetime.fromisoformat(earlier["started_at"])
+        since = earlier.started_at
     return since
 
 
 def stop_earlier(output: str) -> None:
-    """Stops what may still be left of runs whose launcher is gone: workers on other machines, that nobody waits for."""
-    from beamscribe.pipelines import stores
-    from beamscribe.pipelines.control import stopping
+    """Stops earlier runs that did not finish: their workers may still run on other machines.
 
-    files = [path.rpartition("/")[::2] for path in stores.within(stores.join(output, "runs"), "*", "*.json")]
-    ended = {folder for folder, name in files if name in ("report.json", "stop.json", "compaction.json")}
-    for folder in {folder for folder, name in files if name == "config.json"} - ended:
-        stopping.stop(folder, "a later run took over")
+    Args:
+      output: the folder that holds the captions of all runs.
+
+    Raises:
+      OSError: the store reported an error.
+    """
+    names = collections.defaultdict(set)
+    # One listing for all files, since a listing takes long if there are many runs.
+    for path in layout.run_files(output, "*.json"):
+        names[layout.run_of_file(path)].add(path.rpartition("/")[2])
+    for run, found in names.items():
+        if layout.CONFIG in found and not found & {layout.REPORT, layout.STOP, layout.COMPACTION}:
+            stopping.stop(layout.run_folder(output, run), "a later run took over")

@@ -1,13 +1,12 @@
-"""One job at a time on an output folder: whoever writes there holds a lease, which lies in the folder itself.
+"""Leases: a job that writes to an output folder holds the folder's lease, so that only one job writes at a time.
 
-Leases are numbered files that are created only where there is none, so that of two that want the next one a single one
-gets it, on any store that can do this. The highest number counts. Its holder shows that it lives by a heartbeat, a
-counter in a file beside it: clocks are not compared, for they differ.
+A lease is a numbered file in the folder. It is created exclusively, so if two jobs want the next number, one of them
+gets it, on any store with exclusive creation. The lease with the highest number counts. Its holder proves that it is
+alive by a heartbeat: it increments a counter in a second file. No clocks are compared, since clocks differ between
+machines.
 """
 
 import contextlib
-import dataclasses
-import json
 import os
 import pathlib
 import socket
@@ -17,30 +16,31 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
+from beamscribe.model.documents import DamagedDocumentError, Document
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines import stores
+from beamscribe.pipelines.output import layout
 
-# Seconds between two beats, and without one after which a holder counts as dead: a request to a store that stalls and
-# is made again must fit in.
-BEAT = 5.0
-DEAD = 27.0
-_LOOK = 0.5
+# Seconds between two heartbeats, and without a heartbeat until the holder counts as dead. The latter leaves time to
+# retry a request that stalls.
+BEAT_SECONDS = 5.0
+DEAD_SECONDS = 27.0
+_POLL_SECONDS = 0.5
 
-# Whether a runner has a job that has not ended; None where it can't be asked.
+# Asks a runner whether a job is still running; None if the runner can't be reached.
 IsRunning = Callable[[dict[str, str]], bool | None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Holder:
-    """Who holds a lease.
+class Holder(Document):
+    """The holder of a lease; the content of the lease's JSON file.
 
     Attributes:
-      purpose: what it does, for whoever must wait: `caption`, say, and the run's id.
-      host: name of the machine.
-      machine: tells apart machines of one name, a machine's starts, and what containers on it see of processes.
-      pid: of the process.
-      started: when the process began, seconds since 1970: process ids are used again.
-      job: of a runner that goes on where the process has ended: its name, and where to ask for it.
+      purpose: what the holder does, for users who must wait; for example `caption` and the id of the run.
+      host: host name of the machine.
+      machine: identifies the boot of the machine and the PID namespace of the process, since host names may be equal.
+      pid: id of the process.
+      started: start time of the process, seconds since 1970, since process ids are reused.
+      job: a job on a runner that continues after the process ends: its name, and where to ask for it; else None.
     """
 
     purpose: str
@@ -52,16 +52,28 @@ class Holder:
 
     @classmethod
     def myself(cls, purpose: str, job: dict[str, str] | None = None) -> "Holder":
-        """This process."""
-        return cls(purpose, socket.gethostname(), _machine(), os.getpid(), psutil.Process().create_time(), job)
+        """Describes this process.
+
+        Args:
+          purpose: what this process does.
+          job: the job on a runner that continues after this process ends, if there is one.
+        """
+        return cls(
+            purpose=purpose,
+            host=socket.gethostname(),
+            machine=_machine(),
+            pid=os.getpid(),
+            started=psutil.Process().create_time(),
+            job=job,
+        )
 
     def has_died(self) -> bool | None:
-        """Whether the process is gone; None where that can't be told from here."""
+        """Whether the process has ended; None if this process can't tell."""
         if (self.host, self.machine) != (socket.gethostname(), _machine()):
             return None
         try:
             process = psutil.Process(self.pid)
-            # Of another start: another process with its id, or the clock, which starts are computed from, was set.
+            # Another start time: another process has this id, or somebody set the clock that gives start times.
             if abs(process.create_time() - self.started) >= 5.0:
                 return None
             return process.status() == psutil.STATUS_ZOMBIE
@@ -85,16 +97,17 @@ def hold(
 
     Args:
       output: the folder that holds the captions of all runs.
-      purpose: what for, to be shown to others.
-      lost: called, from a thread, with a reason, where another took the lease since this process seemed dead to it.
-      job: what this process starts on a runner that goes on without it: the lease outlives the process, then.
-      is_running: asks a job's runner for it.
+      purpose: what this process does, shown to users of other jobs.
+      lost: called with a reason, from another thread, if another job takes the lease because this process seemed dead.
+      job: the job that this process starts on a runner that continues without it; the lease then outlives the process.
+      is_running: asks a runner whether a job is still running.
 
     Raises:
-      UserError: another job holds it.
-      OSError: the folder can't be written to.
+      UserError: another job holds the lease, or the folder's store can't create files exclusively.
+      OSError: the folder is not writable.
     """
-    folder = stores.join(output, "leases")
+    stores.check_exclusive(output)
+    folder = layout.leases_folder(output)
     number = _acquire(folder, Holder.myself(purpose, job), is_running)
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(folder, number, ended, lost), name="lease", daemon=True)
@@ -104,15 +117,26 @@ def hold(
     finally:
         ended.set()
         beating.join()
-        # Where that fails the next job finds out by itself that this one has ended.
+        # If the release fails, the next job finds out from the missing heartbeat that this one has ended.
         with contextlib.suppress(OSError):
             if job is None or is_running(job) is False:
-                stores.replace(_path(folder, number, "released"), b"")
+                stores.replace(layout.lease_file(folder, number, "released"), b"")
 
 
 def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | None:
-    """Who holds the lease of an output folder; None where nobody does who lives. May take `DEAD` seconds."""
-    return _latest_holder(stores.join(output, "leases"), is_running)[1]
+    """The live holder of an output folder's lease, or None.
+
+    It may take `DEAD_SECONDS` to find out whether a holder on another machine is alive.
+
+    Args:
+      output: the folder that holds the captions of all runs.
+      is_running: asks a runner whether a job is still running.
+
+    Raises:
+      UserError: the holder's runner can't be asked, or a newer version of Beamscribe took the lease.
+      OSError: the store reported an error.
+    """
+    return _latest_holder(layout.leases_folder(output), is_running)[1]
 
 
 def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
@@ -120,42 +144,46 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
         number, holder = _latest_holder(folder, is_running)
         if holder:
             raise UserError(
-                f"{stores.folder_of(folder)} is in use: {holder} writes to it; wait for its end, or stop it"
+                f"{stores.folder_of(folder)} is in use: {holder} writes to it; wait until it ends, or stop it"
             )
-        if stores.create(_path(folder, number + 1, "json"), json.dumps(vars(myself)).encode()):
+        if stores.create(layout.lease_file(folder, number + 1, "json"), myself.to_json()):
             if _latest(folder) > number + 1:
-                # It had been taken and given back meanwhile, and the next one taken, whose holder cleaned up.
-                stores.delete(_path(folder, number + 1, "json"))
+                # Meanwhile a job took and released this number, and the holder of the next one deleted the old files.
+                stores.delete(layout.lease_file(folder, number + 1, "json"))
                 continue
             _clean_up(folder, number)
             return number + 1
 
 
 def _latest_holder(folder: str, is_running: IsRunning) -> tuple[int, Holder | None]:
-    """The number of the latest lease, and who holds it; None where nobody does who lives."""
+    """The number of the latest lease, and its live holder or None."""
     while True:
         number = _latest(folder)
         try:
             holder = _holder(folder, number)
             return number, holder if holder and _lives(folder, number, holder, is_running) else None
         except FileNotFoundError:
-            # Somebody else has just taken the next one, and cleaned up.
+            # Another job has just taken the next lease and deleted the old files.
             continue
 
 
 def _latest(folder: str) -> int:
-    numbers = (path.rpartition("/")[2].removesuffix(".json") for path in stores.within(folder, "*.json"))
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
+    return max((layout.lease_number(path) or 0 for path in stores.within(folder, "*.json")), default=0)
 
 
 def _holder(folder: str, number: int) -> Holder | None:
-    """Who took a lease; None where nobody did, or gave it back."""
-    if not number or stores.exists(_path(folder, number, "released")):
+    """The job that took a lease; None if there is none, or it released the lease.
+
+    Raises:
+      NewerDocumentError: a newer version of Beamscribe took the lease.
+    """
+    if not number or stores.exists(layout.lease_file(folder, number, "released")):
         return None
+    path = layout.lease_file(folder, number, "json")
     try:
-        return Holder(**json.loads(stores.read(_path(folder, number, "json"))))
-    except (ValueError, TypeError):
-        # Damaged: whoever wrote it can't be asked.
+        return Holder.from_json(stores.read(path), path)
+    except DamagedDocumentError:
+        # A damaged file does not tell whose heartbeat to wait for.
         return None
 
 
@@ -165,9 +193,9 @@ def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> b
         return True
     if died is None:
         before = _count(folder, number)
-        end = time.monotonic() + DEAD
+        end = time.monotonic() + DEAD_SECONDS
         while time.monotonic() < end:
-            time.sleep(_LOOK)
+            time.sleep(_POLL_SECONDS)
             if _holder(folder, number) is None:
                 return False
             if (count := _count(folder, number)) is not None and before is not None and count != before:
@@ -175,30 +203,31 @@ def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> b
             before = count if before is None else before
     running = is_running(holder.job) if holder.job else False
     if running is None:
+        path = layout.lease_file(folder, number, "json")
         raise UserError(
-            f"{stores.folder_of(folder)} was in use: {holder}; its launcher is gone, and the runner can't be asked "
-            f"whether the job is; try again, or, where that is gone for good, delete {_path(folder, number, 'json')}"
+            f"{stores.folder_of(folder)} may be in use: {holder}; the process that started the job has ended, and the "
+            f"runner can't be asked whether the job is still running; try again, or delete {path} if the job has ended"
         )
     return running
 
 
 def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str], None]) -> None:
     count = 0
-    while not ended.wait(BEAT if count else 0.0):
+    while not ended.wait(BEAT_SECONDS if count else 0.0):
         count += 1
-        # What fails once may work the next time.
+        # A heartbeat that fails may work the next time.
         with contextlib.suppress(Exception):
-            stores.replace(_path(folder, number, "beat"), str(count).encode())
+            stores.replace(layout.lease_file(folder, number, "beat"), str(count).encode())
             latest = _latest(folder)
             if latest > number:
-                lost(f"{_holder(folder, latest) or 'another job'} took over, since this one seemed dead")
+                lost(f"{_holder(folder, latest) or 'another job'} took over, because this job seemed dead")
                 return
 
 
 def _count(folder: str, number: int) -> bytes | None:
-    """The last beat; empty where there was none, None where it can't be read just now."""
+    """The counter of the heartbeat; empty before the first beat, None if it can't be read at the moment."""
     try:
-        return stores.read(_path(folder, number, "beat"))
+        return stores.read(layout.lease_file(folder, number, "beat"))
     except FileNotFoundError:
         return b""
     except OSError:
@@ -206,20 +235,16 @@ def _count(folder: str, number: int) -> bytes | None:
 
 
 def _clean_up(folder: str, until: int) -> None:
-    """Deletes what earlier holders left."""
+    """Deletes the files of leases up to a number."""
     for path in stores.within(folder, "*"):
-        number = path.rpartition("/")[2].partition(".")[0]
-        if number.isdigit() and int(number) <= until:
+        number = layout.lease_number(path)
+        if number is not None and number <= until:
             with contextlib.suppress(OSError):
                 stores.delete(path)
 
 
-def _path(folder: str, number: int, kind: str) -> str:
-    return stores.join(folder, f"{number:08d}.{kind}")
-
-
 def _machine() -> str:
-    """This start of this machine, and what can be seen of its processes."""
+    """Identifies the boot of this machine and, on Linux, the PID namespace of this process."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""Shows how far a run is: a thread that counts commits against the plan, the same on every runner."""
+"""Shows the progress of a run on any runner: a thread compares the committed shards with the plan."""
 
 import contextlib
 import sys
@@ -9,40 +9,46 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from beamscribe.pipelines import plan
-from beamscribe.pipelines.caption_archive import CaptionOptions, commit_path
+from beamscribe.model.errors import UserError
 from beamscribe.pipelines.control import stopping
-from beamscribe.pipelines.output import rows
+from beamscribe.pipelines.output import frozen_plan, layout, rows
+from beamscribe.pipelines.output.documents import Plan
 from beamscribe.pipelines.photos import FAILED
 
-# Seconds between two looks, each of which lists a folder; in a log, every look is a line.
+# Seconds between two updates, on a terminal and in a log. Each update lists a folder and, in a log, adds a line.
 _TERMINAL_INTERVAL = 2.0
 _LOG_INTERVAL = 30.0
-# Between two counts of failures.
+# Seconds between two counts of failures.
 _CHECK_INTERVAL = 1.0
 
 
 class Limit(NamedTuple):
-    """How many photos may fail: a number, or a share of those that are planned."""
+    """The number of photos that may fail.
+
+    Attributes:
+      photos: the number; ignored if `share` is given.
+      share: share of the planned photos, 0 to 1; None if `photos` is the limit.
+    """
 
     photos: int = 0
     share: float | None = None
 
     def of(self, planned: int) -> int:
-        """The number."""
+        """The limit for a number of planned photos."""
         return self.photos if self.share is None else int(self.share * planned)
 
 
 class Progress:
-    """A context in which a progress bar follows the run's commits, and which ends a run that fails too often.
+    """A context manager that shows a progress bar of the run's commits, and stops a run with too many failures.
 
     Args:
-      options: of the run.
-      max_failures: how many photos may fail; None for any number.
+      output: the folder that holds the captions of all runs.
+      run: id of the run.
+      max_failures: limit of failed photos; None for no limit.
     """
 
-    def __init__(self, options: CaptionOptions, max_failures: Limit | None = None):
-        self._options = options
+    def __init__(self, output: str, run: str, max_failures: Limit | None = None):
+        self._output, self._run, self._folder = output, run, layout.run_folder(output, run)
         self._max_failures = max_failures
         self._failed: dict[str, int] = {}
         self._interval = _TERMINAL_INTERVAL if sys.stderr.isatty() else _LOG_INTERVAL
@@ -53,62 +59,68 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
 
     def _follow(self) -> None:
-        made = None
-        while made is None and not self._stop.wait(_TERMINAL_INTERVAL):
-            made = self._plan()
-        made = made or self._plan()
-        if made is None or not made.planned:
+        plan = None
+        while plan is None and not self._stop.wait(_TERMINAL_INTERVAL):
+            plan = self._plan()
+        plan = plan or self._plan()
+        if plan is None or not plan.planned:
             return
-        with tqdm(total=made.planned, unit="photo", desc="captioned", smoothing=0.1) as bar:
+        with tqdm(total=plan.planned, unit="photo", desc="captioned", smoothing=0.1) as bar:
             last = False
             while not last:
-                last = self._wait(made)
-                bar.n = self._photos(made, self._committed())
+                last = self._wait(plan)
+                bar.n = self._photos(plan, self._committed())
                 bar.refresh()
 
-    def _wait(self, made: plan.Plan) -> bool:
-        """Waits for the next look, and says whether the run has ended; meanwhile counts failures where they matter."""
+    def _wait(self, plan: Plan) -> bool:
+        """Waits until the next update and returns whether the run has ended; meanwhile checks the limit of failures."""
         end = time.monotonic() + self._interval
         while self._max_failures and time.monotonic() < end and not self._stop.is_set():
-            self._check(made, self._max_failures)
+            self._check(plan, self._max_failures)
             self._stop.wait(_CHECK_INTERVAL)
         ended = self._stop.wait(max(end - time.monotonic(), 0.0))
         if ended and self._max_failures:
-            self._check(made, self._max_failures)
+            self._check(plan, self._max_failures)
         return ended
 
-    def _check(self, made: plan.Plan, limit: Limit) -> None:
+    def _check(self, plan: Plan, limit: Limit) -> None:
         for path in self._committed() - self._failed.keys():
             try:
                 statuses = rows.read_table(path, ["status"])["status"].to_pylist()
             except OSError:
                 continue
             self._failed[path] = statuses.count(FAILED)
-        failed, allowed = sum(self._failed.values()), limit.of(made.planned)
+        failed, allowed = sum(self._failed.values()), limit.of(plan.planned)
         if failed > allowed:
-            reason = f"{failed} photos failed, more than the {allowed} of --max-failures"
-            # Where that fails it is done at the next look.
+            reason = f"{failed} photos failed, more than the limit of {allowed} (--max-failures)"
+            # If the request fails, the next check repeats it.
             with contextlib.suppress(OSError):
-                stopping.stop(self._options.folder, reason)
+                stopping.stop(self._folder, reason)
 
-    def _plan(self) -> plan.Plan | None:
+    def _plan(self) -> Plan | None:
         try:
-            return plan.read(self._options.folder)
-        except OSError:
+            return frozen_plan.read(self._folder)
+        except (OSError, UserError):
+            # The job itself reports what is wrong with its plan.
             return None
 
     def _committed(self) -> set[str]:
-        """The run's committed files; none where a look fails, which is made again."""
+        """The run's committed files; empty if the listing fails, since the next update repeats it."""
         try:
-            return set(rows.committed_files(self._options.output, self._options.run))
+            return set(layout.committed_files(self._output, self._run))
         except OSError:
             return set()
 
-    def _photos(self, made: plan.Plan, committed: set[str]) -> int:
-        options = self._options
-        return sum(s.photos for s in made.shards if commit_path(options.output, options.run, s.index) in committed)
+    def _photos(self, plan: Plan, committed: set[str]) -> int:
+        return sum(
+            shard.photos
+            for shard in plan.shards
+            if layout.shard_file(self._output, self._run, shard.index) in committed
+        )

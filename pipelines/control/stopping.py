@@ -1,30 +1,41 @@
-"""Ends a run early, on any runner: a file in its folder, at whose sight workers take no more shards."""
-
-import json
+"""Stops a run early, on any runner: workers take no new shards once `stop.json` exists in the run's folder."""
 
 from beamscribe.pipelines import stores
+from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.output.documents import StopRequest
 
 
 def stop(folder: str, reason: str) -> None:
-    """Asks a run to end.
+    """Asks a run to stop.
 
     Args:
-      folder: of the run.
-      reason: for whoever looks at the run afterwards.
+      folder: folder of the run.
+      reason: why the run is stopped, for people who look at the run later.
+
+    Raises:
+      OSError: the store reported an error.
     """
-    stores.create(_path(folder), json.dumps({"reason": reason}).encode())
+    stores.create(_path(folder), StopRequest(reason=reason).to_json())
 
 
 def reason(folder: str) -> str | None:
-    """Why a run was asked to end; None where it was not."""
+    """Why a run was asked to stop; None if it was not.
+
+    Args:
+      folder: folder of the run.
+
+    Raises:
+      DocumentError: `stop.json` is damaged, or a newer version wrote it.
+      OSError: the store reported an error.
+    """
     path = _path(folder)
-    return json.loads(stores.read(path))["reason"] if stores.exists(path) else None
+    return StopRequest.from_json(stores.read(path), path).reason if stores.exists(path) else None
 
 
 def is_asked(folder: str) -> bool:
-    """Whether a run was asked to end."""
+    """Whether a run was asked to stop."""
     return stores.exists(_path(folder))
 
 
 def _path(folder: str) -> str:
-    return stores.join(folder, "stop.json")
+    return stores.join(folder, layout.STOP)

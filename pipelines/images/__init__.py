@@ -1,1 +1,1 @@
-"""What bytes are, from bytes to pixels, and the pool of processes that does it."""
+"""Image files: telling their formats, converting them to pixels, and the pool of processes that does so."""

@@ -1,4 +1,4 @@
-"""What a file is, told by its bytes, as `file` does; its name says nothing."""
+"""Tells image formats by the bytes of a file, as the command `file` does, and never by its name."""
 
 import contextlib
 import itertools
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 _JPEG2000_CODESTREAM = b"\xff\x4f\xff\x51"
 
-# First bytes, and the decoder's name in Pillow.
+# The first bytes of the formats that are decoded, and the names of Pillow's codecs.
 _DECODED = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG", "PNG"),
@@ -20,7 +20,8 @@ _DECODED = (
     (_JPEG2000_CODESTREAM, "JPEG2000"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
 )
-# Brands of ISO media files. Those of the last two may hold either: AVIF's decoder notices at once.
+# Pillow's codecs for the brands of ISO media files. The brands `mif1` and `msf1` may hold HEIF or AVIF: the AVIF codec
+# refuses HEIF at once.
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), ("HEIF",)),
     **dict.fromkeys((b"avif", b"avis"), ("AVIF",)),
@@ -28,7 +29,7 @@ _BRANDS = {
 }
 _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
-# First bytes of what is not decoded. They come before `_DECODED`, which some of them look like.
+# The first bytes of formats that are not decoded. They are compared before `_DECODED`, since some match both.
 _NOT_DECODED = (
     (b"\xff\xd8\xff\xf7", "JPEG-LS"),
     (b"\xff\x0a", "JPEG XL"),
@@ -70,9 +71,9 @@ _NETPBM = re.compile(rb"P[1-7]\s(?:#|\s*\d+\s|WIDTH)")
 _NEW_SUBFILE_TYPE = 254
 _SUB_IFDS = 330
 _DNG_VERSION = 50706
-# Tags of where a page's strips or tiles are, and of how long they are.
+# Tags of the offsets and lengths of a page's strips or tiles.
 _EXTENTS = ((273, 279), (324, 325))
-# The types of values, as `struct` names them or others of their length.
+# TIFF's types of values, as `struct` formats of the same length.
 _TIFF_TYPES = {
     **dict.fromkeys((1, 2, 6, 7), "B"),
     **dict.fromkeys((3, 8), "H"),
@@ -82,20 +83,20 @@ _TIFF_TYPES = {
 
 
 def codecs(data: bytes) -> tuple[str, ...]:
-    """The decoders, as Pillow names them, to try on a file; none where it looks like no photo."""
+    """The names of Pillow's codecs to try on a file; empty if the file does not look like a photo."""
     if data[4:8] == b"ftyp":
         return _BRANDS.get(data[8:12], ())
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return ("WEBP",)
     if data.startswith(b"BM"):
-        # Two letters are a word's beginning, too.
+        # A text may begin with these two letters, too.
         is_bmp = data[6:10] == bytes(4) or _little(data, 14, 4) in _BMP_HEADER_SIZES
         return ("BMP",) if is_bmp else ()
     return tuple(name for start, name in _DECODED if data.startswith(start))
 
 
 def unsupported(data: bytes) -> str | None:
-    """The name of a format that is known by its first bytes, but not decoded; None for all others."""
+    """The name of a format that is recognized but not decoded; None for all others."""
     if data[4:8] == b"ftyp" and data[8:12] not in _BRANDS:
         brand = data[8:12]
         return "camera RAW (CR3)" if brand == b"crx " else f"ISO media of the brand {brand!r}"
@@ -116,7 +117,7 @@ def _is_svg(head: bytes) -> bool:
 
 
 def _camera_raw(data: bytes) -> str | None:
-    """The kind of RAW that a TIFF is: its first page is a thumbnail, or what Pillow can't develop."""
+    """The kind of camera RAW in a TIFF, or None. Pillow can't develop RAW, and may decode its thumbnail instead."""
     if data[8:10] == b"CR":
         return "camera RAW (CR2)"
     found = {}
@@ -126,17 +127,17 @@ def _camera_raw(data: bytes) -> str | None:
                 found[tag] = numbers.unpack_from(data, place)
     if _DNG_VERSION in found:
         return "camera RAW (DNG)"
-    # Bit 0: the page is a smaller version of another one, which NEF, ARW and others keep in a directory below it.
+    # Bit 0: the page is a thumbnail of another page, which NEF, ARW and others store in a sub-directory of it.
     if _SUB_IFDS in found and found.get(_NEW_SUBFILE_TYPE, (0,))[:1] == (1,):
-        return "camera RAW (NEF, ARW or another one that is a TIFF)"
+        return "camera RAW (NEF, ARW or another format based on TIFF)"
     return None
 
 
 def _tiff_tags(data: bytes) -> Iterator[tuple[int, struct.Struct, int]]:
-    """The tags of a TIFF's first page, with how and where their values are stored.
+    """Yields the tags of a TIFF's first page, each with the format and the offset of its values.
 
     Raises:
-      struct.error: they lie beyond the end of the file.
+      struct.error: tags or values lie beyond the end of the file.
     """
     order = "<" if data.startswith(b"II") else ">"
     is_big = data[2:4] in (b"+\0", b"\0+")
@@ -158,7 +159,7 @@ def _tiff_tags(data: bytes) -> Iterator[tuple[int, struct.Struct, int]]:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a file that can't be decoded misses the end that its format, or its own header, says it has."""
+    """Whether a file that can't be decoded lacks the end that its format or its header calls for."""
     if data.startswith(b"\xff\xd8\xff"):
         return b"\xff\xd9" not in data[-64:]
     if data.startswith(b"\x89PNG"):
@@ -187,43 +188,43 @@ def _is_tiff_cut_short(data: bytes) -> bool:
 
 
 def _last_box_ends(data: bytes) -> int:
-    """Where the boxes of an ISO media or JPEG 2000 file end, by their own sizes."""
+    """The offset at which the boxes of an ISO media or JPEG 2000 file end, by the sizes that they state."""
     at = 0
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4])
         if size == 1:
             size = int.from_bytes(data[at + 8 : at + 16])
         if size < 8:
-            # 0 is "to the end of the file"; others are broken.
+            # 0 means "to the end of the file"; other sizes are invalid.
             return len(data)
         at += size
     return at
 
 
 def webp_canvas(data: bytes) -> tuple[int, int] | None:
-    """Width and height of an extended WebP, for which its decoder sets memory aside as soon as it is opened."""
+    """Width and height of an extended WebP's canvas, for which the codec allocates memory at once; None for others."""
     if data[12:16] != b"VP8X" or len(data) < 30:
         return None
     return _little(data, 24, 3) + 1, _little(data, 27, 3) + 1
 
 
 def jpeg2000_levels(data: bytes) -> int:
-    """How many times a JPEG 2000 can be halved while it is decoded; 0 where that can't be told."""
+    """How many times a JPEG 2000 can be halved while it is decoded; 0 if unknown."""
     start = data.find(_JPEG2000_CODESTREAM)
     marker = data.find(b"\xff\x52\x00", start)
     return data[marker + 9] if 0 <= start < marker < len(data) - 9 else 0
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The file without what can keep its decoder from a photo that is all right; itself for most formats."""
+    """Removes metadata that can make a codec fail on an intact photo; returns most formats unchanged."""
     if data[4:12] in (b"ftypavif", b"ftypavis", b"ftypmif1"):
-        # The item's type: of an unknown one the decoder takes no notice.
+        # This renames the type of the EXIF item: the codec ignores items of unknown types.
         return data.replace(b"Exif", b"none", 1)
     return _png_without_text(data) if data.startswith(b"\x89PNG") else data
 
 
 def _png_without_text(data: bytes) -> bytes:
-    """Drops texts and the colour profile, the chunks that may be compressed."""
+    """Removes the texts and the colour profile: the chunks that may be compressed."""
     kept = [data[:8]]
     at = 8
     while at < len(data):

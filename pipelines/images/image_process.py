@@ -1,4 +1,4 @@
-"""How a decoding process begins. Imports nothing but the standard library: it runs before the decoders are there."""
+"""Prepares an image process. Imports only the standard library, since it runs before the codecs are imported."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 
-# Address space of a decoding process, bytes. What needs most, a WebP of 200 million pixels with alpha, takes 3.5 GiB.
+# Address space of an image process, bytes. The largest need, of a WebP with 200 million pixels and alpha, is 3.5 GiB.
 MEMORY_LIMIT = 5 * 2**30
 
 _PR_SET_PDEATHSIG = 1
@@ -16,22 +16,26 @@ _POLL_SECONDS = 1.0
 
 
 def initialize(parent: int, memory: int) -> None:
-    """Prepares a process for bytes that may do anything to it.
+    """Prepares this process for hostile bytes, which may hang it or use up its memory.
 
     Args:
-      parent: the process that must not be outlived.
-      memory: address space, bytes, that this one may use.
+      parent: id of the process that this one must not outlive.
+      memory: limit of the address space, bytes.
     """
     die_with(parent)
     _limit_memory(memory)
-    # numpy's linear algebra, which nothing here uses, would take address space for a thread of every processor.
+    # numpy's linear algebra, which nothing here uses, would reserve address space for one thread per processor.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    # What is wrong with a photo is said in its row.
+    # The row of a photo reports what is wrong with it.
     warnings.simplefilter("ignore")
 
 
 def die_with(parent: int) -> None:
-    """Ends this process when its parent ends, even while it hangs in a decoder, where no Python code runs."""
+    """Makes this process end when its parent ends, even if it hangs in a codec, where no Python code runs.
+
+    Args:
+      parent: id of the parent process.
+    """
     if not _ask_the_kernel():
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     # The parent may have ended before the kernel was asked.
@@ -55,7 +59,7 @@ def _watch(parent: int) -> None:
 
 
 def _limit_memory(limit: int) -> None:
-    # Elsewhere the limit can't be set, or is not kept to.
+    # Other systems don't support the limit, or don't enforce it.
     if sys.platform != "linux":
         return
     import resource

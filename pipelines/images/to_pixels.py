@@ -1,4 +1,4 @@
-"""From a photo's bytes to pixels. Runs in processes of its own, so it imports nothing but the decoders."""
+"""Converts a photo's bytes to pixels. Runs in image processes, so it imports hardly more than the codecs."""
 
 import hashlib
 import io
@@ -22,13 +22,14 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from beamscribe.model.errors import one_line
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.images import formats
 
 MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
 
-# What isn't imported here, Pillow would look for among all its plugins.
+# Pillow searches all its plugins for a codec that is not imported.
 _PLUGINS = (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -39,14 +40,14 @@ _PLUGINS = (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-# One process for each processor is enough; and threads, each with a stack and a heap, would use up address space.
+# There is one process per processor already, and each thread's stack and heap would take address space.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 pillow_heif.register_heif_opener(decode_threads=1)
-# `convert` checks the size itself, so that the limit is one number and the error has a code.
+# `convert` checks the size itself, so that there is one limit and its failure has an error code.
 Image.MAX_IMAGE_PIXELS = None
 
 _ORIENTATION_TAG = 0x0112
-# What EXIF orientations ask for (EXIF 2.32, 4.6.4), as Pillow's transpositions.
+# The transpositions that turn a photo upright, by EXIF orientation (EXIF 2.32, 4.6.4).
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,28 +60,28 @@ _TRANSPOSITIONS = {
 _SWAPPED = (5, 6, 7, 8)
 _INT32_MAX = 2**31 - 1
 
-# Large photos are averaged to this many times the size asked for, then resized: as good as resizing them at once.
+# Large photos are averaged to at least this many times the wanted size, then resized: as good as one resize.
 _REDUCING_GAP = 3
-# Pixels that are converted at a time, so that a large photo is in memory once.
+# Pixels that are converted at a time, so that a large photo is in memory only once.
 _STRIP_PIXELS = 2**22
-# White in whole numbers of 8, 10, 12, 14 and 16 bits, whatever they are stored in.
+# The value of white in images of 8, 10, 12, 14 and 16 bits; the stored integers may be wider.
 _WHITES = (255, 1023, 4095, 16383, 65535)
 
-# What decoders say of texts that are too long, and of EXIF that is none. A photo with such is still a photo.
+# The codecs' messages about texts that are too long and about invalid EXIF. Photos with such metadata are valid.
 _METADATA_ERROR = re.compile("MAX_TEXT|not a TIFF file|Invalid Exif payload")
 _UNSUPPORTED_WORDS = ("not supported", "not been built in", "not implemented", "unknown pixel mode", "cannot handle")
 _MEMORY_WORDS = ("out of memory", "decoder error -9", "memory allocation", "security limit")
-_MESSAGE_LENGTH = 200
 _TRUNCATED_WORDS = ("truncated", "end of file", "but only got")
 
 
 class Picture(NamedTuple):
-    """What became of one photo's bytes: pixels or a failure.
+    """The result of converting a photo: its pixels or its failure.
 
     Attributes:
-      sha256: of the bytes, hexadecimal; None where they could not be read.
-      width, height: pixels of the upright photo; None where they could not be read, or are beyond 32 bits.
-      pixels: `[size, size, 3]`, uint8, RGB; None where it failed.
+      sha256: SHA-256 of the bytes, hexadecimal; None if the bytes could not be read.
+      width, height: size of the upright photo, pixels; None if unknown or beyond 32 bits.
+      pixels: `[size, size, 3]`, uint8, RGB; None if the photo failed.
+      failure: why the photo failed; None if it did not.
     """
 
     sha256: str | None
@@ -90,24 +91,24 @@ class Picture(NamedTuple):
     failure: Failure | None = None
 
 
-class _Refused(Exception):  # noqa: N818 - what it says is the photo's failure
+class _Refused(Exception):  # noqa: N818 - it describes the photo's failure
     def __init__(self, code: ErrorCode, message: str):
         super().__init__(message)
         self.code = code
 
 
 def convert_all(photos: Sequence[bytes], size: int, max_pixels: int = MAX_PIXELS) -> list[Picture]:
-    """Decodes several photos; one that fails leaves the others alone."""
+    """Converts several photos; see `convert`. A photo that fails does not affect the others."""
     return [convert(data, size, max_pixels) for data in photos]
 
 
 def convert(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decodes a photo upright and resizes it to a square, without cropping.
+    """Decodes a photo, turns it upright and resizes it to a square, without cropping.
 
     Args:
-      data: the file's bytes.
+      data: bytes of the image file.
       size: height and width of the result, pixels.
-      max_pixels: a photo of more is not decoded.
+      max_pixels: width × height above which a photo is refused.
     """
     return _convert(data, size, max_pixels)._replace(sha256=hashlib.sha256(data).hexdigest())
 
@@ -118,17 +119,17 @@ def _convert(data: bytes, size: int, max_pixels: int) -> Picture:
         with _open(data, max_pixels) as image:
             orientation = _orientation(image)
             size_upright = image.size[::-1] if orientation in _SWAPPED else image.size
-            # A row holds no larger ones.
+            # The columns of a row hold no larger numbers.
             if max(size_upright) <= _INT32_MAX:
                 width, height = size_upright
             _check_size(*size_upright, max_pixels)
             _choose_scale(image, data, size)
             resized = _resize(image, size)
-        # A square turns as well after resizing, when it is small.
+        # Turning after the resize gives the same square, and is cheaper.
         if orientation in _TRANSPOSITIONS:
             resized = resized.transpose(_TRANSPOSITIONS[orientation])
         return Picture(None, width, height, pixels=np.asarray(resized))
-    except Exception as error:  # noqa: BLE001 - decoders raise nearly anything on broken bytes
+    except Exception as error:  # noqa: BLE001 - codecs raise nearly anything on broken bytes
         if _METADATA_ERROR.search(str(error)) and (rest := formats.without_metadata(data)) != data:
             return _convert(rest, size, max_pixels)
         code, message = _explain(error, data)
@@ -136,11 +137,11 @@ def _convert(data: bytes, size: int, max_pixels: int) -> Picture:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Reads the header.
+    """Opens an image, which reads only its header.
 
     Raises:
-      _Refused: the bytes are of no format that is decoded.
-      Exception: whatever the decoder raises.
+      _Refused: the format is unknown or not decoded.
+      Exception: the codec failed.
     """
     codecs = _codecs(data)
     if codecs == ("WEBP",) and (canvas := formats.webp_canvas(data)):
@@ -148,7 +149,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=codecs)
     except UnidentifiedImageError:
-        # The decoder's own words, which Pillow hides.
+        # This call raises the codec's own error, which Pillow hides.
         Image.OPEN[codecs[-1]][0](io.BytesIO(data), "")
         raise
 
@@ -157,32 +158,32 @@ def _codecs(data: bytes) -> tuple[str, ...]:
     if not data:
         raise _Refused(ErrorCode.EMPTY, "the file has no bytes")
     if name := formats.unsupported(data):
-        raise _Refused(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not decoded")
+        raise _Refused(ErrorCode.UNSUPPORTED_FORMAT, f"the format {name} is not supported")
     codecs = formats.codecs(data)
     if not codecs:
-        raise _Refused(ErrorCode.NOT_AN_IMAGE, f"begins with {data[:16]!r}, which no photo format does")
+        raise _Refused(ErrorCode.NOT_AN_IMAGE, f"the file begins with {data[:16]!r}, unlike any photo format")
     return codecs
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise _Refused(ErrorCode.TOO_LARGE, f"{width} × {height} pixels, the limit is {max_pixels:,}")
+        raise _Refused(ErrorCode.TOO_LARGE, f"the photo has {width} × {height} pixels, the limit is {max_pixels:,}")
     if min(width, height) < MIN_SIDE:
-        raise _Refused(ErrorCode.TOO_SMALL, f"{width} × {height} pixels, a side must have {MIN_SIDE}")
+        raise _Refused(ErrorCode.TOO_SMALL, f"the photo has {width} × {height} pixels, the minimum side is {MIN_SIDE}")
 
 
 def _orientation(image: Image.Image) -> int:
-    # Pillow turns TIFF upright itself.
+    # Pillow itself turns TIFFs upright.
     if image.format == "TIFF":
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - a photo with broken EXIF is still a photo
+    except Exception:  # noqa: BLE001 - a photo with broken EXIF is valid
         return 1
 
 
 def _choose_scale(image: Image.Image, data: bytes, size: int) -> None:
-    """Has the decoder scale while it decodes, where it can, to no less than the size asked for."""
+    """Makes the codec scale the image down while it decodes, if it can, but not below the wanted size."""
     if not isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
         image.draft("RGB", (size, size))
         return
@@ -193,15 +194,15 @@ def _choose_scale(image: Image.Image, data: bytes, size: int) -> None:
 
 
 def _halved(side: int, halvings: int) -> int:
-    """The size that Pillow expects: it rounds where the decoder rounds up, and the decoder is right."""
+    """The size that Pillow expects: Pillow rounds to the nearest integer, but the codec rounds up, as it should."""
     return (side + (1 << halvings >> 1)) >> halvings
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
-    """The whole image as RGB, squeezed into a square."""
+    """Resizes the whole image to a square, in RGB."""
     image.load()
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
-        # Pillow takes all CMYK for Adobe's, which is inverted.
+        # Pillow takes every CMYK image for one of Adobe's, which are inverted.
         image = Image.eval(image, lambda ink: 255 - ink)
     levels = _levels(image) if image.mode == "F" or image.mode.startswith("I") else None
     width, height = image.size
@@ -219,7 +220,7 @@ def _resize(image: Image.Image, size: int) -> Image.Image:
 
 
 def _simplified(image: Image.Image, levels: tuple[float, float] | None) -> Image.Image:
-    """The image in one of the modes whose pixels can be averaged: L, RGB, or RGBa, which is weighed by its alpha."""
+    """Converts an image to a mode that can be averaged: L, RGB, or RGBa, whose colours are premultiplied by alpha."""
     if levels:
         return _to_grey(image, levels)
     if image.has_transparency_data:
@@ -235,7 +236,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _levels(image: Image.Image) -> tuple[float, float]:
-    """The values that are black and white in an image of more than 8 bits, which doesn't say how many it uses."""
+    """Estimates the values of black and white in an image of more than 8 bits, whose header does not state them."""
     sample = np.asarray(image.resize((256, 256), Image.Resampling.NEAREST)).astype(np.float64)
     sample = sample[np.isfinite(sample)]
     if not sample.size:
@@ -260,19 +261,18 @@ def _explain(error: Exception, data: bytes) -> tuple[ErrorCode, str]:
     text = _words_of(error)
     words = text.lower()
     if isinstance(error, MemoryError) or any(word in words for word in _MEMORY_WORDS):
-        return ErrorCode.TOO_LARGE, f"decoding it needs more memory than the memory limit ({text})"
+        return ErrorCode.TOO_LARGE, one_line(f"decoding the photo needs more memory than the limit; {text}")
     if isinstance(error, EOFError) or any(word in words for word in _TRUNCATED_WORDS) or formats.is_cut_short(data):
-        return ErrorCode.TRUNCATED, f"{text}; the file has {len(data)} bytes"
+        return ErrorCode.TRUNCATED, one_line(f"the file has {len(data)} bytes; {text}")
     if words.startswith("unsupported") or any(word in words for word in _UNSUPPORTED_WORDS):
         return ErrorCode.UNSUPPORTED_FORMAT, text
     return ErrorCode.CORRUPT, text
 
 
 def _words_of(error: Exception) -> str:
-    """One line of bounded length: some decoders quote the file."""
-    text = " ".join(str(error).replace("<_io.BytesIO object", "<the file").split())
+    """The codec's message, in one line. Some codecs quote the file object."""
+    text = one_line(str(error).replace("<_io.BytesIO object", "<the file")) if str(error) else ""
     if not isinstance(error, OSError | ValueError | SyntaxError | RuntimeError | EOFError):
-        # What the decoder did not foresee: often a bare number or name.
+        # The codec did not expect this error: its message is often only a number or a name.
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    text = text or type(error).__name__
-    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 1] + "…"
+    return one_line(text or error)

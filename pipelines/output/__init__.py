@@ -1,1 +1,1 @@
-"""What an output folder holds: rows, reports, records; reading, checking and compacting it."""
+"""The output folder: its layout, rows, plans and reports, and how it is read, checked and compacted."""

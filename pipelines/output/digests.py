@@ -1,4 +1,4 @@
-"""Digests of rows: 16 bytes stand for a name, or for a whole row, where millions of them are compared."""
+"""Digests of 16 bytes that stand for a photo or a whole row, so that millions of them can be compared in memory."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,16 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# A string that no column holds, so that a null differs from an empty text.
+# Stands for a null, so that it differs from an empty string. No column contains this string.
 _NULL = "\x01null"
 
 
 def of_rows(table: pa.Table, columns: Sequence[str] | None = None) -> np.ndarray:
-    """A digest of each row, as an array of 16-byte strings.
+    """Computes a digest of each row.
 
     Args:
-      table: rows of `CAPTION_SCHEMA`, or some columns of it.
-      columns: what to digest; all by default.
+      table: rows of `CAPTION_SCHEMA`, with some or all of its columns.
+      columns: names of the columns to digest; all by default.
+
+    Returns:
+      `[rows]`, strings of 16 bytes.
     """
     texts = [_as_text(table[name]) for name in columns or table.column_names]
     joined = pc.binary_join_element_wise(*texts, "\0", null_handling="replace", null_replacement=_NULL)
@@ -25,17 +28,29 @@ def of_rows(table: pa.Table, columns: Sequence[str] | None = None) -> np.ndarray
 
 
 def total(digests: np.ndarray) -> int:
-    """One number for any number of rows, in whatever order: the sum of the digests' first halves, modulo 2**64."""
+    """The digest total of rows, in any order: the sum of the first halves of their digests, modulo 2**64.
+
+    Args:
+      digests: `[rows]`, as `of_rows` returns them.
+    """
     return int(digests.view("<u8")[::2].sum(dtype=np.uint64))
 
 
 def add(*totals: int) -> int:
-    """The total of all the rows that some totals stand for."""
+    """The digest total of several sets of rows together, from their totals."""
     return sum(totals) % 2**64
 
 
 def contains(known: np.ndarray, digests: np.ndarray) -> np.ndarray:
-    """For each digest, whether it is among the known ones, which are sorted."""
+    """Tells for each digest whether it is among the known digests.
+
+    Args:
+      known: sorted digests.
+      digests: `[rows]`, digests to look up.
+
+    Returns:
+      `[rows]`, bool.
+    """
     if not len(known):
         return np.zeros(len(digests), bool)
     return known[np.minimum(np.searchsorted(known, digests), len(known) - 1)] == digests
@@ -48,7 +63,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def _list_as_text(lists: pa.ListArray) -> pa.Array:
-    """The alternatives of each row: how many there are, and the texts and scores of all."""
+    """Joins the alternatives of each row into one string: their number, captions and scores."""
     fields = [pc.struct_field(lists.values, name).cast(pa.string()).fill_null(_NULL) for name in ("caption", "score")]
     joined = [pc.binary_join(pa.ListArray.from_arrays(lists.offsets, field), "\x02") for field in fields]
     length = pc.list_value_length(lists).cast(pa.string())

@@ -1,4 +1,4 @@
-"""The page that shows a report: one file that needs nothing else."""
+"""Renders a report as a self-contained HTML page."""
 
 import base64
 import datetime
@@ -7,16 +7,13 @@ import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from beamscribe.pipelines.failures import ErrorCode
-from beamscribe.pipelines.images import process_pool
+from beamscribe.pipelines.output.documents import Report, Sample
 from beamscribe.pipelines.photos import PhotoRef
-
-if TYPE_CHECKING:
-    from beamscribe.pipelines.output.report import Report, Sample
+from beamscribe.pipelines.sources import photo_reader
 
 # Longer side of a thumbnail, pixels.
 THUMBNAIL_SIZE = 240
@@ -24,12 +21,12 @@ THUMBNAIL_SIZE = 240
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def render(report: "Report", refs: Mapping[str, PhotoRef] | None = None) -> str:
-    """The report as one page that needs nothing else: no scripts, no files, thumbnails inside.
+def render(report: Report, refs: Mapping[str, PhotoRef] | None = None) -> str:
+    """Renders a report as a self-contained HTML page: without scripts or other files, with embedded thumbnails.
 
     Args:
-      report: what to show.
-      refs: where samples are that are no files of their own.
+      report: the report.
+      refs: references to the sampled photos that are in containers.
     """
     folders = tuple(f"{uri}/" for uri in report.inputs)
     return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -50,23 +47,23 @@ def render(report: "Report", refs: Mapping[str, PhotoRef] | None = None) -> str:
     )
 
 
-def _verdict(report: "Report") -> str:
+def _verdict(report: Report) -> str:
     if report.balanced:
         return "Every photo is accounted for."
     unaccounted = report.listed - report.skipped - report.captioned - report.failed
     if unaccounted > 0:
         return f"The numbers do not add up: {unaccounted:,} {_photos(unaccounted)} without a row."
     if unaccounted < 0:
-        return f"The numbers do not add up: {-unaccounted:,} more rows than photos."
-    return "The numbers add up, but some planned photos have no row, and others have two."
+        return f"The numbers do not add up: there are {-unaccounted:,} more rows than photos."
+    return "The numbers add up, but some planned photos have no row, and others have two rows."
 
 
 def _photos(count: int) -> str:
     return "photo" if count == 1 else "photos"
 
 
-def _bar(report: "Report") -> str:
-    """The shares of what was listed, as segments of a bar; what is unaccounted for stays empty."""
+def _bar(report: Report) -> str:
+    """The shares of the listed photos, as segments of a bar; the share of unaccounted photos stays empty."""
     if not report.listed:
         return ""
     parts = {"skipped": report.skipped, "captioned": report.captioned, "failed": report.failed}
@@ -77,7 +74,7 @@ def _bar(report: "Report") -> str:
     )
 
 
-def _facts(report: "Report") -> str:
+def _facts(report: Report) -> str:
     facts = {
         "Input": ", ".join(report.inputs),
         "Output": report.output,
@@ -87,14 +84,15 @@ def _facts(report: "Report") -> str:
         "Finished": _time(report.finished_at),
         "Runner": report.runner,
         "Took": f"{_duration(report.seconds)}, {report.photos_per_second:,.1f} photos/s",
-        "Equal": f"{report.duplicates:,} {_photos(report.duplicates)} with the bytes of others, not read themselves",
+        "Duplicates": f"{report.duplicates:,} {_photos(report.duplicates)} with the same bytes as another one",
         "Ignored": ", ".join(f"{count:,} {kind or 'without an extension'}" for kind, count in report.ignored.items()),
-        "Outdated": f"{report.outdated:,} skipped {_photos(report.outdated)} of another model or other settings",
-        "Retries": f"{report.retries:,} requests to stores that had failed and were made again",
+        "Outdated": f"{report.outdated:,} skipped {_photos(report.outdated)} captioned by another model or with "
+        "other settings",
+        "Retries": f"{report.retries:,} retried requests to stores",
     }
     given = {
         "Retries": report.retries,
-        "Equal": report.duplicates,
+        "Duplicates": report.duplicates,
         "Ignored": report.ignored,
         "Outdated": report.outdated,
     }
@@ -120,18 +118,18 @@ def _missing(photos: Sequence[str], folders: Sequence[str]) -> str:
     rows = "".join(f"<li>{_name(photo, folders)}</li>" for photo in photos)
     return (
         "<section><h2>Photos without a row</h2>"
-        "<p>They were planned, but no committed file has them (at most twenty are shown).</p>"
+        "<p>These photos were planned, but no committed file has a row for them (at most twenty are shown).</p>"
         f"<ul>{rows}</ul></section>"
     )
 
 
 def _name(photo: str, folders: Sequence[str]) -> str:
-    """A photo as it is called below the input folder; its whole path as a tooltip."""
+    """The path of a photo relative to its input folder, with the full path as a tooltip."""
     folder = next((folder for folder in folders if photo.startswith(folder)), "")
     return f'<span class="photo" title="{escape(photo)}">{escape(photo.removeprefix(folder))}</span>'
 
 
-def _samples(samples: "Sequence[Sample]", refs: Mapping[str, PhotoRef], folders: Sequence[str]) -> str:
+def _samples(samples: Sequence[Sample], refs: Mapping[str, PhotoRef], folders: Sequence[str]) -> str:
     if not samples:
         return ""
     thumbnails = _thumbnails([refs.get(sample.photo, PhotoRef(sample.photo, etag="")) for sample in samples])
@@ -144,20 +142,20 @@ def _samples(samples: "Sequence[Sample]", refs: Mapping[str, PhotoRef], folders:
 
 
 def _thumbnails(refs: Iterable[PhotoRef]) -> Iterator[Image.Image | None]:
-    """Small upright pictures; None for each photo that can't be read any more."""
-    # In the pool, so that a photo on which a decoder dies can't take the job with it.
-    # Twice the size: a square of the size itself would have too few pixels for the longer side.
-    for _, decoded in process_pool.shared().stream(refs, 2 * THUMBNAIL_SIZE):
-        if decoded.pixels is None or not decoded.width or not decoded.height:
+    """Makes a small upright picture of each photo; None for a photo that can't be read any more."""
+    # In the pool of image processes, so that a photo that crashes a codec does not end the job.
+    # Twice the size, since a square of the thumbnail's own size would have too few pixels for the longer side.
+    for _, picture in photo_reader.shared().stream(refs, 2 * THUMBNAIL_SIZE):
+        if picture.pixels is None or not picture.width or not picture.height:
             yield None
             continue
-        scale = THUMBNAIL_SIZE / max(decoded.width, decoded.height)
-        size = max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
-        yield Image.fromarray(decoded.pixels).resize(size, Image.Resampling.LANCZOS)
+        scale = THUMBNAIL_SIZE / max(picture.width, picture.height)
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        yield Image.fromarray(picture.pixels).resize(size, Image.Resampling.LANCZOS)
 
 
 def _image(thumbnail: Image.Image | None) -> str:
-    """The picture as an element with its data inside. The caption beside it says what it shows."""
+    """The picture as an `img` element with embedded data; the text beside it is its caption, so `alt` is empty."""
     if thumbnail is None:
         return ""
     buffer = io.BytesIO()
@@ -166,7 +164,7 @@ def _image(thumbnail: Image.Image | None) -> str:
     return f'<img src="data:image/jpeg;base64,{data}" width="{thumbnail.width}" height="{thumbnail.height}" alt="">'
 
 
-def _failures(report: "Report", folders: Sequence[str]) -> str:
+def _failures(report: Report, folders: Sequence[str]) -> str:
     if not report.failures:
         return ""
     codes = "".join(
@@ -190,4 +188,4 @@ def _failures(report: "Report", folders: Sequence[str]) -> str:
 
 def _explanation(code: str) -> str:
     known = ErrorCode(code)
-    return escape(known.sentence) + (" The next run tries again." if known.passing else "")
+    return escape(known.sentence) + (" The next run tries the photo again." if known.transient else "")

@@ -1,74 +1,139 @@
-"""Reads committed rows: of one run, or the latest of each photo over all runs."""
+"""Reads committed rows: all rows of some files, or the current row of each photo over all runs."""
 
 import collections
 import concurrent.futures
-import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beamscribe.pipelines import stores
+from beamscribe.model.errors import UserError
+from beamscribe.pipelines import photos, stores
+from beamscribe.pipelines.output import current, digests
 
-# Files that are read at once: on a remote store a small file is mostly waiting.
+# Files that are read in parallel: reading a small file from a remote store is mostly waiting.
 _READERS = 8
-# What is decoded at once of a file that may be large.
+# Rows that are decoded at once: a file may be large.
 _BATCH_ROWS = 100_000
 
 _T = TypeVar("_T")
 
 
-def committed_files(output: str, run: str = "*") -> list[str]:
-    """The shard files of a run, or of all runs, sorted by run and shard."""
-    return sorted(stores.within(output, "captions", f"run={run}", "shard-*.parquet"))
+class NewerFileError(UserError):
+    """A newer version of Beamscribe wrote the shard file, with columns that this version does not know."""
 
 
-def temporary_files(output: str) -> list[str]:
-    """What writers that were killed have left on a local disk; no reader looks at it."""
-    if not stores.is_local(output):
-        return []
-    # A hidden name that ends with a random number of 32 digits.
-    name = f".*.{'?' * 32}"
-    return [path for folder in ("captions", "exports", "runs") for path in stores.within(output, folder, "**", name)]
+class ShardFile:
+    """A shard file in memory, of any schema version.
 
+    Reading checks the pages that have checksums.
 
-def finished_runs(output: str) -> set[str]:
-    """Ids of the runs that have ended with every photo accounted for."""
-    return {path.split("/")[-2] for path in stores.within(output, "runs", "*", "_SUCCESS")}
+    Args:
+      data: bytes of the file.
+      path: path of the file, for error messages.
 
+    Attributes:
+      version: schema version of the file.
+      rows: number of rows.
 
-def run_of(path: str) -> str:
-    """Id of the run that a shard file, or a copy of it, belongs to."""
-    return path.split("/")[-2].removeprefix("run=")
+    Raises:
+      NewerFileError: a newer version of Beamscribe wrote the file.
+      pa.ArrowException: the file is damaged.
+    """
+
+    def __init__(self, data: bytes, path: str):
+        self._file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        self.version, self.rows = photos.version_of(self._file.schema_arrow), self._file.metadata.num_rows
+        if self.version > photos.SCHEMA_VERSION:
+            known = f"its schema has version {self.version}, this one reads up to version {photos.SCHEMA_VERSION}"
+            raise NewerFileError(f"{path} was written by a newer version of Beamscribe ({known}); upgrade Beamscribe")
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns that its schema version has."""
+        return photos.schema_of(self.version).names
+
+    def check_columns(self) -> None:
+        """Compares its columns with those of its schema version.
+
+        Raises:
+          pa.ArrowInvalid: the columns differ.
+        """
+        found, wanted = self._file.schema_arrow, photos.schema_of(self.version)
+        if found.equals(wanted):
+            return
+        for found_field, wanted_field in itertools.zip_longest(found, wanted):
+            if found_field is None or wanted_field is None or not found_field.equals(wanted_field):
+                difference = f"found {_field(found_field)}, expected {_field(wanted_field)}"
+                raise pa.ArrowInvalid(f"its columns are not those of a shard: {difference}")
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Reads the rows in order, in tables of limited size. Columns of later schema versions are null.
+
+        Args:
+          columns: names of columns of `CAPTION_SCHEMA`, in the wanted order; all by default.
+
+        Raises:
+          pa.ArrowException: the file is damaged, or lacks a column of its schema version.
+        """
+        names = list(columns or photos.CAPTION_SCHEMA.names)
+        stored = [name for name in names if name in self.columns]
+        for batch in self._file.iter_batches(_BATCH_ROWS, columns=stored):
+            yield self._completed(pa.Table.from_batches([batch]), names)
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads the rows as one table; arguments and errors are those of `batches`."""
+        names = list(columns or photos.CAPTION_SCHEMA.names)
+        return self._completed(self._file.read([name for name in names if name in self.columns]), names)
+
+    def _completed(self, table: pa.Table, names: Sequence[str]) -> pa.Table:
+        for name in names:
+            if name not in self.columns:
+                kind = photos.CAPTION_SCHEMA.field(name).type
+                table = table.append_column(name, pa.nulls(len(table), kind))
+        if missing := set(names) - set(table.column_names):
+            raise pa.ArrowInvalid(f"the column {min(missing)} is missing")
+        return table.select(names)
 
 
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads one shard file: some columns, or all."""
-    return pq.read_table(io.BytesIO(stores.read(path)), columns=list(columns) if columns else None)
+    """Reads one shard file.
+
+    Args:
+      path: path of the file.
+      columns: names of columns of `CAPTION_SCHEMA`, in the wanted order; all by default.
+
+    Raises:
+      OSError: the store reported an error.
+      NewerFileError, pa.ArrowException: see `ShardFile`.
+    """
+    return ShardFile(stores.read(path), path).table(columns)
 
 
 def read_tables(files: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Reads shard files in order, a few ahead, so that any number of them fits in memory."""
+    """Reads shard files in order, one table per file, a few ahead; see `read_table`."""
     for _, table in read_ahead(lambda path: read_table(path, columns), files):
         yield table.result()
 
 
 def read_batches(files: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Reads shard files in order, of any size, in tables of limited size."""
-    for _, data in read_ahead(stores.read, files):
-        yield from batches(open_file(data.result()), columns)
+    """Reads shard files in order, in tables of limited size, whatever the size of a file; see `read_table`."""
+    for path, data in read_ahead(stores.read, files):
+        yield from ShardFile(data.result(), path).batches(columns)
 
 
 def read_ahead(read: Callable[[str], _T], files: Iterable[str]) -> Iterator[tuple[str, concurrent.futures.Future[_T]]]:
     """Reads files in order, a few ahead.
 
     Args:
-      read: what reads one.
+      read: reads one file.
       files: paths or URIs.
 
     Yields:
-      Each file, with what reading it gave or raised.
+      Each file with a future, which holds the result or the exception of `read`.
     """
     with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
         pending: collections.deque[tuple[str, concurrent.futures.Future[_T]]] = collections.deque()
@@ -80,36 +145,33 @@ def read_ahead(read: Callable[[str], _T], files: Iterable[str]) -> Iterator[tupl
             yield pending.popleft()
 
 
-def open_file(data: bytes) -> pq.ParquetFile:
-    """Opens a shard file that was read; its pages are compared with their checksums, where they have any."""
-    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-
-
-def batches(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of one file, in order, in tables of limited size."""
-    for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns) if columns else None):
-        yield pa.Table.from_batches([batch])
-
-
 def latest(files: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The rows that no later row of the same photo replaces, in the order of the files.
+    """Reads the current row of each photo, in the order of the files.
 
-    Only the photos' names and times stay in memory.
+    Only a digest of the photo and a time stay in memory, 24 bytes per row.
 
     Args:
-      files: shard files of any runs.
-      columns: what to read besides `photo` and `written_at`; all by default.
+      files: shard files of any runs, in the order of runs and shards.
+      columns: names of columns to read in addition to `photo` and `written_at`; all by default.
+
+    Yields:
+      Tables of current rows, of limited size.
     """
-    newest: dict[str, int] = {}
+    names, times = [np.empty(0, "S16")], [np.empty(0, np.int64)]
     for table in read_batches(files, ["photo", "written_at"]):
-        for photo, time in _times(table):
-            newest[photo] = max(time, newest.get(photo, time))
-    for table in read_batches(files, columns and ["photo", "written_at", *columns]):
-        # Taken out once it is found, so that of two rows of the same moment only one counts.
-        wanted = [newest.get(photo) == time and newest.pop(photo) == time for photo, time in _times(table)]
-        yield table.filter(pa.array(wanted, pa.bool_()))
+        names.append(digests.of_rows(table, ["photo"]))
+        times.append(written_at(table))
+    is_current = current.mask(np.concatenate(names), np.concatenate(times))
+    start = 0
+    for table in read_batches(files, columns and [*dict.fromkeys(["photo", "written_at", *columns])]):
+        yield table.filter(pa.array(is_current[start : start + len(table)]))
+        start += len(table)
 
 
-def _times(table: pa.Table) -> Iterable[tuple[str, int]]:
-    """Each row's photo and time of writing, microseconds since 1970."""
-    return zip(table["photo"].to_pylist(), table["written_at"].cast("int64").to_pylist(), strict=True)
+def written_at(table: pa.Table) -> np.ndarray:
+    """The times at which rows were written: `[rows]`, int64, microseconds since 1970."""
+    return table["written_at"].cast(pa.int64()).to_numpy()
+
+
+def _field(field: pa.Field | None) -> str:
+    return f"{field.name} ({field.type}{'' if field.nullable else ' not null'})" if field is not None else "nothing"

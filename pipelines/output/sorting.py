@@ -1,7 +1,8 @@
-"""Sorts more rows than fit in memory by photo, and keeps the latest of each.
+"""Sorts more rows than fit in memory by photo, and keeps the current row of each photo.
 
-An external merge sort: as many rows as fit are sorted and written to a temporary file in small blocks, with the first
-and last photo of each block in memory. Then one range of photos after another is read out of all sorted parts.
+This is an external merge sort. It sorts as many rows as fit in memory and writes them to a temporary file as a sorted
+part, in small blocks; the first and last photo of each block stay in memory. Then it reads one range of photos after
+another from all sorted parts.
 """
 
 import itertools
@@ -13,16 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Rows that are sorted at once.
+from beamscribe.pipelines.output import current, rows
+
+# The size of the rows that are sorted at once, and the rows in a block.
 _PART_BYTES = 64 << 20
 _BLOCK_ROWS = 1_000
 
-# The number of a row in the order in which rows were added: of rows of the same moment the first one counts.
+# A column with the number of each row in the order of addition, which decides between rows with the same time.
 _PLACE = "place"
 
 
 class _Block(NamedTuple):
-    """Rows of one sorted part: their first and last photo, and where in the temporary file they are."""
+    """A block of a sorted part: its first and last photo, and its offset and size in the temporary file."""
 
     first: str
     last: str
@@ -31,15 +34,15 @@ class _Block(NamedTuple):
 
 
 class LatestByPhoto:
-    """The latest row of each photo, sorted by photo, of any number of rows.
+    """A context manager that collects any number of rows and yields the current row of each photo, sorted by photo.
 
     Args:
-      group_rows: rows of one table of the result, about.
+      group_rows: approximate number of rows in a table of the result.
     """
 
     def __init__(self, group_rows: int):
         self._group_rows = group_rows
-        # It has no name, so that nothing is left of it when the process is killed.
+        # The file has no name, so nothing is left of it if the process is killed.
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._blocks: list[_Block] = []
         self._gathered: list[pa.Table] = []
@@ -53,7 +56,7 @@ class LatestByPhoto:
         self._file.close()
 
     def add(self, table: pa.Table) -> None:
-        """Adds rows; of rows of the same photo and moment, the one that is added first counts."""
+        """Adds rows, in the order of their files."""
         places = np.arange(self._rows, self._rows + len(table))
         self._rows += len(table)
         self._gathered.append(table.append_column(_PLACE, pa.array(places)))
@@ -62,12 +65,12 @@ class LatestByPhoto:
             self._write_part()
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows that count, once all are added: tables of some `group_rows`, one range of photos after another."""
+        """Yields the current rows, after all rows are added, in tables of approximately `group_rows` rows."""
         self._write_part()
         gathered: list[pa.Table] = []
         for table in self._ranges():
             gathered.append(table)
-            # Ranges differ in size, and more so where many rows were replaced.
+            # Ranges differ in size, above all if many rows are not current.
             if sum(map(len, gathered)) > self._group_rows // 2:
                 yield pa.concat_tables(gathered)
                 gathered = []
@@ -75,7 +78,7 @@ class LatestByPhoto:
             yield pa.concat_tables(gathered)
 
     def _ranges(self) -> Iterator[pa.Table]:
-        """One range of photos after another, each of about `group_rows` of the rows that were written."""
+        """Yields the current rows of one range of photos after another, each with approximately `group_rows` rows."""
         firsts = sorted(block.first for block in self._blocks)
         starts = sorted(set(firsts[:: max(1, self._group_rows // _BLOCK_ROWS)]))
         for start, end in itertools.zip_longest(starts, starts[1:]):
@@ -87,7 +90,7 @@ class LatestByPhoto:
             yield _latest(pa.concat_tables(pieces)).drop_columns([_PLACE])
 
     def _write_part(self) -> None:
-        """Sorts what is gathered and writes it to the temporary file."""
+        """Sorts the gathered rows and writes them to the temporary file."""
         if not self._gathered_bytes:
             return
         part = _latest(pa.concat_tables(self._gathered))
@@ -100,7 +103,7 @@ class LatestByPhoto:
             self._file.write(data)
 
     def _read(self, block: _Block, start: str, end: str | None) -> pa.Table:
-        """The rows of a block whose photos lie from `start` to before `end`."""
+        """Reads the rows of a block with photos from `start` on and before `end`; None is no end."""
         self._file.seek(block.offset)
         table = pa.ipc.open_stream(self._file.read(block.size)).read_all()
         inside = pc.greater_equal(table["photo"], start)
@@ -108,14 +111,10 @@ class LatestByPhoto:
 
 
 def _latest(table: pa.Table) -> pa.Table:
-    """Sorted by photo, the latest row of each."""
-    table = table.combine_chunks()
-    order = pc.sort_indices(
-        table, sort_keys=[("photo", "ascending"), ("written_at", "descending"), (_PLACE, "ascending")]
-    )
-    photos = table["photo"].combine_chunks().take(order)
-    is_first = pa.concat_arrays([pa.array([True]), pc.not_equal(photos[1:], photos[:-1])])
-    return table.take(order.filter(is_first))
+    """Selects the current row of each photo, and sorts by photo."""
+    photos = table["photo"].combine_chunks().dictionary_encode().indices.to_numpy()
+    is_current = current.mask(photos, rows.written_at(table), table[_PLACE].to_numpy())
+    return table.filter(pa.array(is_current)).sort_by("photo")
 
 
 def _encoded(table: pa.Table) -> bytes:

@@ -1,1 +1,1 @@
-"""What photos come from: folders, lists, archives and record files. A module a kind, each to list and to read it."""
+"""The sources of photos: folders, lists, archives and record files. One module per kind lists and reads it."""

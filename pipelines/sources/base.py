@@ -1,4 +1,4 @@
-"""What all kinds of sources share: what to list, and how to tell photos from other files."""
+"""Shared by all kinds of sources: the options of listing, and how photos are told from other files."""
 
 import dataclasses
 import fnmatch
@@ -9,22 +9,22 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from beamscribe.pipelines import stores
 from beamscribe.pipelines.images import formats
+from beamscribe.pipelines.stores import uris
 
-# Bytes that tell what a file is.
+# The first bytes of a file, this many, are enough to tell its format.
 HEAD_BYTES = 512
-# The largest photo that is read: more than any honest one of the most pixels that are decoded.
+# Size of the largest file that is read as a photo: more than any valid photo within the limit of pixels needs.
 MAX_BYTES = 512 * 2**20
 
 _DECODED = "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff heic heif hif avif jp2 j2k jpx"
-# Photos, too, though not decoded: each becomes a row that says so, rather than being passed over.
+# Photos that are not decoded: each is listed and becomes a failed row, rather than being ignored.
 _NOT_DECODED = (
     "3fr arw cr2 cr3 crw dcr dng erf iiq jxl kdc mef mos mrw nef nrw orf pef psb psd raf raw rw2 rwl sr2 srf srw x3f"
 )
 EXTENSIONS = frozenset(f".{name}" for name in f"{_DECODED} {_NOT_DECODED}".split())
 
-# What other programs keep beside photos: thumbnails, previews, resource forks, deleted files.
+# Folders in which other programs keep thumbnails, previews, resource forks or deleted files beside photos.
 _KEPT_BY_PROGRAMS = frozenset(("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information"))
 
 HIDDEN = "hidden"
@@ -35,20 +35,20 @@ class Ignored(NamedTuple):
     """A file that is not listed.
 
     Attributes:
-      kind: its extension, lower case, with the dot; `hidden` or `excluded`; empty where it has no extension.
+      kind: its extension in lower case, with the dot, or empty; or `hidden` or `excluded`.
     """
 
     kind: str
 
 
 class Source(NamedTuple):
-    """Something that one worker lists.
+    """An input, or a part of one, that one worker lists.
 
     Attributes:
-      uri: where it is.
+      uri: URI of the input.
       kind: `folder`, `glob`, `photo`, `list`, `tar`, `zip`, `tfrecord` or `parquet`.
-      start: of a folder or a glob in a bucket, the URI from which on it is listed; empty for its beginning.
-      end: the URI before which that ends; empty for its end.
+      start: for a folder or a glob in a bucket, the URI at which the listing starts; empty for the first one.
+      end: the URI before which the listing ends; empty for no end.
     """
 
     uri: str
@@ -59,16 +59,17 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ListOptions:
-    """What to list of the inputs.
+    """Which files of the inputs to list, and how to read lists and record files.
 
     Attributes:
-      include: globs of which a path must match one; all paths where there is none.
-      exclude: globs of which it must match none.
-      hidden: whether hidden files and those that other programs keep beside photos are listed, too.
-      format: kind of all inputs that are files; told by their bytes where it is None.
-      uri_column: column of a list that holds the photos' URIs.
-      image_column: column of a Parquet file, or feature of an example, that holds the bytes.
-      name_column: the one that holds the photo's name.
+      include: globs; a path must match one of them. Without globs, every path is included.
+      exclude: globs; a path must match none of them.
+      hidden: whether to list hidden files and files that other programs keep beside photos.
+      format: kind of all inputs that are files; None to tell it by their bytes.
+      uri_column: column of a list that holds the URIs of photos; None for the known names.
+      image_column: column of a Parquet file, or feature of a `tf.Example`, that holds the bytes; None for the known
+        names.
+      name_column: column or feature that holds the name of the photo; None for the known names.
     """
 
     include: tuple[str, ...] = ()
@@ -80,16 +81,20 @@ class ListOptions:
     name_column: str | None = None
 
     def ignored(self, path: str) -> Ignored | None:
-        """Why a path below the input, or a member's name, is not listed whatever its bytes; None where it is.
+        """Whether hidden names or excludes keep a path out; includes do not count, since this may be a folder.
 
-        Also tells whether to enter a folder, which includes cannot keep out.
+        Args:
+          path: path of a file or folder relative to the input, or name of a member.
+
+        Returns:
+          Why the path is ignored, or None.
         """
         if not self.hidden and any(_is_hidden(part) for part in path.split("/")):
             return Ignored(HIDDEN)
         return Ignored(EXCLUDED) if _matches(path, self.exclude) else None
 
-    def passed_over(self, path: str) -> Ignored | None:
-        """As `ignored`, for a file, which the includes can keep out."""
+    def ignored_file(self, path: str) -> Ignored | None:
+        """Whether hidden names, excludes or includes keep a file out; arguments and result are those of `ignored`."""
         ignored = self.ignored(path)
         if ignored or not self.include or _matches(path, self.include):
             return ignored
@@ -97,18 +102,18 @@ class ListOptions:
 
 
 def is_photo(name: str, head: Callable[[], bytes]) -> bool:
-    """Whether a file is to be listed as a photo: by its extension, or by its bytes where that says nothing.
+    """Whether to list a file as a photo: by its extension or, if that is unknown, by its first bytes.
 
     Args:
-      name: of the file.
-      head: reads its first bytes; called only where they are needed.
+      name: name of the file.
+      head: reads the first bytes of the file; called only if they are needed.
     """
     by_name = is_named_like_a_photo(name)
     return bool(formats.codecs(head())) if by_name is None else by_name
 
 
 def is_named_like_a_photo(name: str) -> bool | None:
-    """Whether a file's extension is a photo's; None where it says nothing."""
+    """Whether a file has the extension of a photo; None if the extension is unknown."""
     extension = extension_of(name)
     if extension in EXTENSIONS:
         return True
@@ -117,8 +122,8 @@ def is_named_like_a_photo(name: str) -> bool | None:
 
 
 def extension_of(name: str) -> str:
-    """The extension in lower case, with the dot; empty where there is none. Bytes that are not UTF-8 as escapes."""
-    return stores.encodable(os.path.splitext(name)[1].lower())
+    """The extension in lower case, with the dot, or empty. Bytes that are not UTF-8 become escapes."""
+    return uris.encodable(os.path.splitext(name)[1].lower())
 
 
 def _is_hidden(part: str) -> bool:
@@ -126,7 +131,7 @@ def _is_hidden(part: str) -> bool:
 
 
 def _matches(path: str, globs: tuple[str, ...]) -> bool:
-    """A glob without a slash is compared with every part of the path, one with a slash with all of it."""
+    """Whether a path matches a glob: one with a slash must match the whole path, others any component of it."""
     return any(
         _compiled(glob).match(path) if "/" in glob else any(map(_compiled(glob).match, path.split("/")))
         for glob in globs

@@ -1,4 +1,4 @@
-"""Compressed streams, told by their first bytes."""
+"""Opens compressed files; their first bytes tell the compression."""
 
 import bz2
 import contextlib
@@ -10,16 +10,19 @@ from typing import BinaryIO, cast
 
 from beamscribe.pipelines import stores
 
-# What a stream raises where its bytes are damaged or end too early.
+# The exceptions that a stream raises if its bytes are damaged or end too early.
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 @contextlib.contextmanager
 def opened(uri: str) -> Iterator[tuple[BinaryIO, bool]]:
-    """A file's uncompressed bytes, which go backwards only at the cost of a new start, and whether they are its own.
+    """Opens a file as a stream of uncompressed bytes. Seeking backwards decompresses again from the beginning.
+
+    Yields:
+      The stream, and whether the file is plain, that is, not compressed.
 
     Raises:
-      OSError: as the store says.
+      OSError: the store reported an error.
     """
     with stores.opened(uri) as file:
         start = file.read(8)

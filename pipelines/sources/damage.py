@@ -1,20 +1,27 @@
-"""What is wrong with a container, told from the error that reading it raised."""
+"""Finds out what is wrong with a container from the error that reading it raised."""
 
-from beamscribe.pipelines import failures, stores
+from beamscribe.model.errors import one_line
+from beamscribe.pipelines import failures
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.stores.base import StoreError
 
-# Longer names are an attack on the memory.
+# Characters of the longest name that is read: a longer one would be an attack on the memory.
 LONGEST_NAME = 4096
 
 _CUT_SHORT = ("unexpected end", "truncated", "ended before", "not a zip file")
 
 
 def failure(stage: Stage, error: BaseException) -> Failure:
-    """A failure of the store, which may pass, or of the container's bytes, which doesn't."""
-    # Some libraries turn whatever the store said into "no such archive".
+    """Makes the failure of a container: a transient one of its store, or a permanent one of its bytes.
+
+    Args:
+      stage: the stage in which the error was raised.
+      error: error that a store or a container's library raised.
+    """
+    # Some libraries raise "no such archive" for every error of the store.
     for cause in (error, error.__cause__, error.__context__):
-        if isinstance(cause, stores.StoreError) or (isinstance(cause, OSError) and cause.errno):
+        if isinstance(cause, StoreError) or (isinstance(cause, OSError) and cause.errno):
             return failures.of_error(stage, cause)
-    text = " ".join(str(error).split())[:300] or type(error).__name__
+    text = one_line(error)
     cut_short = isinstance(error, EOFError | StopIteration) or any(words in text.lower() for words in _CUT_SHORT)
     return Failure(stage, ErrorCode.TRUNCATED if cut_short else ErrorCode.CORRUPT, text)

@@ -1,4 +1,4 @@
-"""Tells what an input is, by its bytes."""
+"""Tells the kind of an input by its bytes."""
 
 import re
 import tarfile
@@ -6,44 +6,45 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import InputError, UserError, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.images import formats
 from beamscribe.pipelines.sources import compression, lists, parquets, tfrecords
 from beamscribe.pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, extension_of
+from beamscribe.pipelines.stores import uris
 
-# Among the files of a glob, what is named like these is looked into.
+# Names of containers: among the files that match a glob, only those with such a name are opened to tell their kind.
 _NAMES = {
     "tar": re.compile(r"\.(tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$"),
     "zip": re.compile(r"\.zip$"),
-    # With its number behind it, too: photos.tfrecord-00000-of-00010.
+    # The number of a shard may follow: photos.tfrecord-00000-of-00010.
     "tfrecord": re.compile(r"\.tfrecords?(-\d+-of-\d+)?(\.gz)?$"),
     "parquet": re.compile(r"\.parquet$"),
 }
 
 
 def source_of(uri: str, options: ListOptions) -> Source:
-    """What an input is. Whether anything matches a glob is left to whoever lists it.
+    """Tells the kind of an input. It does not check whether a file matches a glob.
 
     Raises:
-      UserError: there is no such thing, or it can't be told what it is.
+      InputError: the input does not exist, its kind is unknown, or it lacks a column that is needed.
     """
-    if stores.has_wildcards(uri) and not stores.is_taken(uri):
+    if uris.has_wildcards(uri) and not stores.is_taken(uri):
         return Source(uri, "glob")
     if stores.is_folder(uri):
         return Source(uri, "folder")
     if not stores.exists(uri):
-        raise UserError(f"--input: there is no {uri}; give a folder, a glob, a photo, a list or an archive")
+        raise InputError(f"{uri} does not exist; give a folder, a glob, a photo, a list or an archive")
     source = Source(uri, options.format or _file(uri, options))
     check(source, options)
     return source
 
 
 def check(source: Source, options: ListOptions) -> None:
-    """Looks for what an input must have.
+    """Checks that an input has the columns or features that its kind needs.
 
     Raises:
-      UserError: a list without a column of URIs, say.
+      InputError: a column or feature is missing, or the input can't be read.
     """
     if source.kind == "list":
         lists.check(source.uri, options)
@@ -51,19 +52,22 @@ def check(source: Source, options: ListOptions) -> None:
         schema = _schema(source.uri)
         if not parquets.image_column(schema, options):
             columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-            raise UserError(f"--input: {source.uri} has no column of photos, but {columns}; see --image-column")
+            problem = f"can't find a column of photos in {source.uri}; it has {columns}; name the column"
+            raise InputError(problem, "image_column")
     elif source.kind == "tfrecord":
         names = tfrecords.features(source.uri)
         wanted = options.image_column or tfrecords.IMAGE_FEATURE
         if names and wanted not in names:
             has = ", ".join(sorted(names))
-            raise UserError(f"--input: the examples of {source.uri} have no {wanted}, but {has}; see --image-column")
+            problem = f"the examples of {source.uri} have no feature {wanted}; they have {has}; name the feature"
+            raise InputError(problem, "image_column")
 
 
 def kind_in_glob(uri: str, options: ListOptions) -> str | None:
-    """What one of the files of a glob is: a kind of container, by its bytes or, where they are damaged, by its name.
+    """The kind of container of a file that matches a glob: by its bytes or, if they are damaged, by its name.
 
-    None for others, and for Parquet without photos, which often lies beside archives.
+    Returns:
+      None for other files, and for Parquet files without photos, which often lie beside archives.
     """
     name = uri.rpartition("/")[2].lower()
     by_name = next((kind for kind, names in _NAMES.items() if names.search(name)), None)
@@ -85,13 +89,13 @@ def _file(uri: str, options: ListOptions) -> str:
     if extension_of(uri) in lists.EXTENSIONS:
         return "list"
     if extension_of(uri) in EXTENSIONS:
-        # Broken, then: reading it says in which way.
+        # The photo is broken: reading it reports why.
         return "photo"
-    raise UserError(f"--input: what {uri} is, its bytes don't say; name it with --input-format")
+    raise InputError(f"can't tell what {uri} is; name its format", "format")
 
 
 def _container(uri: str, options: ListOptions) -> str | None:
-    """The format of an archive or a record file; None where it is neither."""
+    """The kind of an archive or a record file; None for other files."""
     head = stores.head(uri, HEAD_BYTES)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
@@ -124,4 +128,4 @@ def _schema(uri: str) -> pa.Schema:
         with stores.opened(uri) as file:
             return pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"--input: can't read {uri}: {' '.join(str(error).split())}") from None
+        raise InputError(f"can't read {uri}: {one_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Photos that are files of their own: of a folder, of a glob, or one by its name."""
+"""Lists standalone photos: those in a folder, those that match a glob, or a single one."""
 
 import collections
 import functools
@@ -18,19 +18,26 @@ from beamscribe.pipelines.sources.base import (
     is_named_like_a_photo,
     is_photo,
 )
-from beamscribe.pipelines.stores.gcs import FileInfo, NoCredentialsError
+from beamscribe.pipelines.stores import local, uris
+from beamscribe.pipelines.stores.base import FileInfo, NoCredentialsError, NotAFileError
 
-# Files of a remote store that are read at once, and the most that are listed past the first whose bytes must be read.
+# Files in a remote store that are read in parallel, and the maximum number of results that wait for the first of them.
 _READERS = 16
-_MOST_AHEAD = 256
+_MAX_AHEAD = 256
 
 
 def list_folder(
     uri: str, options: ListOptions, start: str = "", end: str = ""
 ) -> Iterator[PhotoRef | Ignored | Source]:
-    """All below a folder; in a bucket from the URI `start` on and before `end`, where they are given."""
+    """Lists all photos below a folder.
+
+    Args:
+      uri: URI of the folder.
+      options: which files to list.
+      start, end: in a bucket, list only URIs from `start` on and before `end`; empty for no bound.
+    """
     if stores.is_local(uri):
-        yield from _walk(stores.local_path(uri), options)
+        yield from _walk(uris.local_path(uri), options)
     else:
         yield from _remote(stores.below(uri, start, end), uri, options)
 
@@ -38,51 +45,51 @@ def list_folder(
 def list_glob(
     pattern: str, options: ListOptions, kind_of: Callable[[str], str | None], start: str = "", end: str = ""
 ) -> Iterator[PhotoRef | Ignored | Source]:
-    """The photos that match a glob, and the containers, unlisted, which no includes keep out.
+    """Lists the photos that match a glob, and yields matching containers as sources; includes do not apply to those.
 
     Args:
-      pattern: the glob; what comes before its first wildcard is no part of these paths.
-      options: what to list.
-      kind_of: tells a container's kind; None for other files.
+      pattern: the glob. Includes and excludes apply to paths relative to the folder before its first wildcard.
+      options: which files to list.
+      kind_of: returns the kind of a container, or None for other files.
       start, end: as in `list_folder`.
     """
-    base = stores.without_wildcards(pattern)
+    base = uris.without_wildcards(pattern)
     if stores.is_local(pattern):
         refused: list[str] = []
         for path in sorted(stores.matching(pattern, refused.append)):
-            below = os.path.relpath(path, stores.local_path(base))
+            below = os.path.relpath(path, uris.local_path(base))
             if (kind := kind_of(path)) and not options.ignored(below):
-                yield Source(stores.local_uri(path), kind)
+                yield Source(uris.local_uri(path), kind)
             else:
-                yield from _one(path, below, options)
+                yield from _file(path, below, options)
         for folder in sorted(refused):
-            yield options.ignored(os.path.relpath(folder, stores.local_path(base))) or _unopened(folder)
+            yield options.ignored(os.path.relpath(folder, uris.local_path(base))) or _unopened(folder)
         return
-    yield from _remote(stores.remote_matching(pattern, start, end), base, options, kind_of)
+    yield from _remote(stores.listed(pattern, start, end), base, options, kind_of)
 
 
 def list_photo(uri: str) -> PhotoRef:
-    """One photo, whatever it is called; its etag is empty where it can't be looked at, and reading says why."""
+    """A reference to one file, whatever its name. If it can't be examined, the etag is empty; reading reports why."""
     if stores.is_local(uri):
-        return _local_ref(stores.local_path(uri))
-    found = stores.metadata(uri)
+        return _local_ref(uris.local_path(uri))
+    found = stores.stat(uri)
     return _remote_ref(found) if found else PhotoRef(uri, etag="")
 
 
 def _walk(top: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """All below a folder, in order, links to folders followed, each real folder once.
+    """Lists everything below a local folder in order, following links to folders, but each real folder only once.
 
-    Links come last: where a folder has a path of its own below the top, its photos are listed by that one, whatever
-    links to it there are, or will be when it is listed again.
+    Links come last, so that the photos of a folder below `top` are listed by the folder's own path, whatever links to
+    it exist now or in a later run.
     """
     seen: set[tuple[int, int]] = set()
-    # What is still to be looked at, the next one last: (path, path below the top, whether it is a folder).
+    # Paths still to visit, the next one last: (path, path relative to `top`, whether it is a folder).
     left = [(top, "", True)]
     links: collections.deque[tuple[str, str, bool]] = collections.deque()
     while left or links:
         path, below, is_folder = left.pop() if left else links.popleft()
         if not is_folder:
-            yield from _one(path, below, options)
+            yield from _file(path, below, options)
         elif below and (ignored := options.ignored(below)):
             yield ignored
         else:
@@ -108,12 +115,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link to itself, say: one entry that can't be looked at must not hide the others of its folder.
+        # For example, a link to itself: one such entry must not hide the others of its folder.
         return False
 
 
-def _one(path: str, relative: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    if ignored := options.passed_over(relative):
+def _file(path: str, relative: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
+    if ignored := options.ignored_file(relative):
         yield ignored
     elif _may_be_photo(path):
         yield _local_ref(path)
@@ -122,10 +129,10 @@ def _one(path: str, relative: str, options: ListOptions) -> Iterator[PhotoRef | 
 
 
 def _may_be_photo(uri: str) -> bool:
-    """Whether to list a file as a photo: also where the bytes that were to tell can't be read, for a row to say so."""
+    """Whether to list a file as a photo; also if its bytes can't be read, so that a failed row reports it."""
     try:
         return is_photo(uri, functools.partial(stores.head, uri, HEAD_BYTES))
-    except (FileNotFoundError, stores.NotAFileError):
+    except (FileNotFoundError, NotAFileError):
         return False
     except NoCredentialsError:
         raise
@@ -134,8 +141,8 @@ def _may_be_photo(uri: str) -> bool:
 
 
 def _unopened(folder: str) -> PhotoRef:
-    """A folder that can't be opened may hold photos: it becomes a row, so that somebody learns of it."""
-    return PhotoRef(stores.local_uri(folder), etag="")
+    """A reference to a folder that can't be opened: it may hold photos, so a failed row reports it."""
+    return PhotoRef(uris.local_uri(folder), etag="")
 
 
 def _local_ref(path: str) -> PhotoRef:
@@ -143,12 +150,12 @@ def _local_ref(path: str) -> PhotoRef:
         status = os.stat(path)
     except (OSError, ValueError):
         try:
-            # A link to nothing is listed, too; its own time tells when it was changed.
+            # A broken link is listed, too, with the modification time of the link.
             status = os.lstat(path)
         except (OSError, ValueError):
-            # Gone since its folder was read, or no name that can be: reading it will say so.
-            return PhotoRef(stores.local_uri(path), etag="")
-    return PhotoRef(stores.local_uri(path), stores.etag_of(status), status.st_size)
+            # The file was deleted after its folder was listed, or its name is invalid: reading it reports so.
+            return PhotoRef(uris.local_uri(path), etag="")
+    return PhotoRef(uris.local_uri(path), local.etag_of(status), status.st_size)
 
 
 def _remote(
@@ -157,30 +164,30 @@ def _remote(
     options: ListOptions,
     kind_of: Callable[[str], str | None] = lambda uri: None,
 ) -> Iterator[PhotoRef | Ignored | Source]:
-    """What the files of a remote store are, in their order; those that must be read to be told, many at once."""
+    """Classifies files of a remote store, in order; reads in parallel the first bytes of those that need it."""
     waiting: collections.deque[PhotoRef | Ignored | Source | Future[PhotoRef | Ignored]] = collections.deque()
     with ThreadPoolExecutor(_READERS) as readers:
         for info in found:
-            if stores.is_marker(info.uri):
+            if uris.is_folder_marker(info.uri):
                 continue
-            waiting.append(_told(info, _below(base, info.uri), options, kind_of, readers))
-            while waiting and (len(waiting) > _MOST_AHEAD or not isinstance(waiting[0], Future)):
+            waiting.append(_classified(info, _below(base, info.uri), options, kind_of, readers))
+            while waiting and (len(waiting) > _MAX_AHEAD or not isinstance(waiting[0], Future)):
                 yield _result(waiting.popleft())
         yield from map(_result, waiting)
 
 
-def _told(
+def _classified(
     info: FileInfo,
     below: str,
     options: ListOptions,
     kind_of: Callable[[str], str | None],
     readers: ThreadPoolExecutor,
 ) -> PhotoRef | Ignored | Source | Future[PhotoRef | Ignored]:
-    """What a file is, by its name or by what its store says of it; what its bytes will tell, where these don't."""
+    """Classifies a file by its name or its media type; if they don't tell, returns a future that reads its bytes."""
     kind = kind_of(info.uri)
     if kind and not options.ignored(below):
         return Source(info.uri, kind)
-    if ignored := options.passed_over(below):
+    if ignored := options.ignored_file(below):
         return ignored
     named = is_named_like_a_photo(info.uri)
     if named is None and not info.media_type.startswith("image/"):

@@ -1,4 +1,4 @@
-"""Photos that a list names: text with a URI a line, CSV, JSON lines or Parquet with a column of them."""
+"""Lists the photos that a list names: text with one URI per line; CSV, JSON lines or Parquet with a column of URIs."""
 
 import concurrent.futures
 import csv
@@ -12,31 +12,32 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import InputError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import files
 from beamscribe.pipelines.sources.base import Ignored, ListOptions, extension_of
+from beamscribe.pipelines.stores import uris
 
 EXTENSIONS = (".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _COLUMNS = ("uri", "url", "photo", "image", "path", "file", "filename", "file_name", "image_path")
-# Files that are looked at, at once: on a remote store that is mostly waiting.
-_LOOKERS = 16
-_LOOK_AHEAD = 512
+# Files whose metadata are fetched in parallel: fetching from a remote store is mostly waiting.
+_THREADS = 16
+_CHUNK_ENTRIES = 512
 
 
 def list_list(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """The photos that a list names, each once.
+    """Lists the photos that a list names, each once.
 
     Raises:
-      UserError: it has no column of URIs, or can't be read as what its name says.
+      InputError: the list has no column of URIs, or is not in the format of its extension.
     """
-    # What somebody names is not hidden.
+    # A file that the list names is not hidden.
     options = dataclasses.replace(options, hidden=True)
     seen: set[str] = set()
     folder = stores.folder_of(uri)
-    with concurrent.futures.ThreadPoolExecutor(_LOOKERS) as lookers:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         for several in _chunks(_entries(uri, options)):
             wanted: list[str] = []
             for entry, resolved in several:
@@ -44,24 +45,24 @@ def list_list(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
                     yield resolved
                 elif resolved not in seen:
                     seen.add(resolved)
-                    if ignored := options.passed_over(entry.removeprefix(f"{folder}/")):
+                    if ignored := options.ignored_file(entry.removeprefix(f"{folder}/")):
                         yield ignored
                     else:
                         wanted.append(resolved)
-            yield from lookers.map(files.list_photo, wanted)
+            yield from threads.map(files.list_photo, wanted)
 
 
 def check(uri: str, options: ListOptions) -> None:
-    """Reads the first entry.
+    """Checks that the first entry of a list can be read.
 
     Raises:
-      UserError: as `list_list`.
+      InputError: see `list_list`.
     """
     next(_entries(uri, options), None)
 
 
 def _entries(uri: str, options: ListOptions) -> Iterator[tuple[str, str | PhotoRef]]:
-    """What stands in a list, and the URI that it means, relative to the list's folder; a failure for a broken line."""
+    """Yields each entry of a list with its URI, resolved against the list's folder, or with a failure."""
     folder = stores.folder_of(uri)
     for number, value in _values(uri, options):
         if value is None:
@@ -71,12 +72,12 @@ def _entries(uri: str, options: ListOptions) -> Iterator[tuple[str, str | PhotoR
             resolved.encode()
             yield value, resolved
         except (ValueError, TypeError, AttributeError):
-            failure = Failure(Stage.LIST, ErrorCode.UNREADABLE, f"this line of the list names no photo: {value!r:.100}")
-            yield "", PhotoRef(stores.member_uri(uri, f"line {number}"), etag="", failure=failure)
+            failure = Failure(Stage.LIST, ErrorCode.UNREADABLE, f"this entry of the list is not a URI: {value!r:.100}")
+            yield "", PhotoRef(uris.member_uri(uri, f"line {number}"), etag="", failure=failure)
 
 
 def _values(uri: str, options: ListOptions) -> Iterator[tuple[int, Any]]:
-    """Line or row numbers and what is there; None for an empty line."""
+    """Yields the number and the value of each line or row; the value of an empty line is None."""
     extension = extension_of(uri)
     with stores.opened(uri) as file:
         if file.read(4) == b"PAR1":
@@ -84,7 +85,7 @@ def _values(uri: str, options: ListOptions) -> Iterator[tuple[int, Any]]:
             yield from _of_parquet(uri, pq.ParquetFile(file), options)
             return
         file.seek(0)
-        # Names that are not UTF-8 are those of files that are not, either.
+        # Files may have names that are not UTF-8.
         text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
         if extension in (".csv", ".tsv"):
             yield from _of_csv(uri, text, "\t" if extension == ".tsv" else ",", options)
@@ -99,7 +100,7 @@ def _of_parquet(uri: str, table: pq.ParquetFile, options: ListOptions) -> Iterat
     column = _column(uri, table.schema_arrow.names, options)
     kind = table.schema_arrow.field(column).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(f"{uri}: its column {column} holds {kind}, not URIs; name another with --uri-column")
+        raise InputError(f"{uri}: the column {column} holds {kind}, not URIs; name another column", "uri_column")
     rows = (value for batch in table.iter_batches(columns=[column]) for value in batch.column(0).to_pylist())
     yield from enumerate(rows, 1)
 
@@ -111,7 +112,7 @@ def _of_csv(uri: str, text: Iterable[str], delimiter: str, options: ListOptions)
         for row in rows:
             yield rows.line_num, row[column] or None
     except csv.Error as error:
-        raise UserError(f"{uri}: line {rows.line_num} is not CSV: {error}") from None
+        raise InputError(f"{uri}: line {rows.line_num} is not valid CSV: {error}") from None
 
 
 def _of_jsonl(uri: str, text: Iterable[str], options: ListOptions) -> Iterator[tuple[int, Any]]:
@@ -125,7 +126,7 @@ def _of_jsonl(uri: str, text: Iterable[str], options: ListOptions) -> Iterator[t
         except (ValueError, RecursionError):
             value = wrong
         if isinstance(value, dict):
-            # The first object says which field it is; later ones may lack it.
+            # The first object decides which field holds the URIs; later objects may lack it.
             column = column or _column(uri, value, options)
             value = value.get(column) or wrong
         yield number, wrong if value is None else value
@@ -136,11 +137,12 @@ def _column(uri: str, columns: Iterable[str], options: ListOptions) -> str:
     known = [options.uri_column] if options.uri_column else _COLUMNS
     found = next((name for name in known if name in names), None)
     if found is None:
-        wanted = f"no column {options.uri_column}" if options.uri_column else "no column that looks like URIs"
-        raise UserError(f"{uri}: it has {wanted}, but {', '.join(names) or 'none at all'}; name one with --uri-column")
+        wanted = f"no column {options.uri_column}" if options.uri_column else "no column with a known name for URIs"
+        has = ", ".join(names) or "no columns"
+        raise InputError(f"{uri} has {wanted}; it has {has}; name the column", "uri_column")
     return found
 
 
 def _chunks(entries: Iterator[tuple[str, str | PhotoRef]]) -> Iterator[Sequence[tuple[str, str | PhotoRef]]]:
-    while chunk := list(itertools.islice(entries, _LOOK_AHEAD)):
+    while chunk := list(itertools.islice(entries, _CHUNK_ENTRIES)):
         yield chunk

@@ -1,9 +1,10 @@
-"""Photos in Parquet files, in a column of bytes: Hugging Face's `image` struct, img2dataset's `jpg`, or another.
+"""Photos in Parquet files, in a column of bytes: Hugging Face's `image` struct, img2dataset's `jpg`, or another one.
 
-A photo's `place` is its row. Row groups are read one by one, so that each is a block.
+The `place` of a photo is its row number. Each row group is a block, since row groups are read one by one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,17 +14,18 @@ from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import damage
 from beamscribe.pipelines.sources.base import MAX_BYTES, Ignored, ListOptions
+from beamscribe.pipelines.stores import uris
 
-# Names that such columns have, in the order in which they are looked for.
+# The usual names of columns of photos and of their names, in the order of the search.
 _IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "content", "image/encoded")
 _NAME_COLUMNS = ("key", "__key__", "file_name", "filename", "path", "name", "id", "image_id", "image/filename")
-# Bytes of a row group that are held at once, about, and most rows.
+# The approximate number of bytes, and the maximum number of rows, of a row group that are read at once.
 _BATCH_BYTES = 32 * 2**20
 _BATCH_ROWS = 256
 
 
 def image_column(schema: pa.Schema, options: ListOptions) -> str | None:
-    """The path of the column that holds photos: `jpg`, or `image.bytes` of a struct; None where there is none."""
+    """The path of the column that holds photos, such as `jpg`, or `image.bytes` of a struct; None if there is none."""
     names = [options.image_column] if options.image_column else _IMAGE_COLUMNS
     for name in names:
         if name not in schema.names:
@@ -37,7 +39,7 @@ def image_column(schema: pa.Schema, options: ListOptions) -> str | None:
 
 
 def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """The photos of a file, or a failure for the file itself."""
+    """Lists the photos of a file; if the file is damaged, yields a failure of the file itself at the end."""
     version = stores.version(uri)
     with stores.opened(uri) as file:
         try:
@@ -47,21 +49,30 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
             for group in range(table.num_row_groups):
                 for _ in range(table.metadata.row_group(group).num_rows):
                     name = names[row] if names else str(row)
-                    photo = stores.member_uri(uri, name)
+                    photo = uris.member_uri(uri, name)
                     ref = PhotoRef(photo, version, 0, uri, "parquet", row, group)
-                    yield options.passed_over(name) or ref
+                    yield options.ignored_file(name) or ref
                     row += 1
         except (pa.ArrowException, OSError, ValueError) as error:
             yield PhotoRef(uri, etag=version, failure=damage.failure(Stage.LIST, error))
 
 
 def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
-    """The bytes of some rows, which are in their order."""
+    """Reads the photos of some rows.
+
+    Args:
+      uri: URI of the file.
+      refs: references to photos of the file, sorted by `place`.
+      options: which column holds the photos.
+
+    Yields:
+      The bytes or the failure of each photo, in order.
+    """
     left = list(reversed(refs))
     try:
         with stores.opened(uri) as file:
             if stores.version(uri) != refs[0].etag:
-                message = "the file is not the one that was listed"
+                message = "the file changed after it was listed"
                 yield from (Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, message) for _ in refs)
                 return
             table = pq.ParquetFile(file)
@@ -84,7 +95,7 @@ def _tells(kind: pa.DataType) -> bool:
 
 
 def _names(table: pq.ParquetFile, options: ListOptions) -> list[str] | None:
-    """The photos' names, where a column tells them apart."""
+    """The names of the photos, from the first column with a different name for each; None if there is none."""
     schema = table.schema_arrow
     known = [options.name_column] if options.name_column else _NAME_COLUMNS
     columns = [name for name in known if name in schema.names and _tells(schema.field(name).type)]
@@ -103,7 +114,7 @@ def _names(table: pq.ParquetFile, options: ListOptions) -> list[str] | None:
 
 
 def _values(table: pq.ParquetFile, groups: Iterable[int], column: str) -> Iterator[tuple[int, bytes | None]]:
-    """Rows and their bytes, of some row groups."""
+    """Yields the number and the bytes of each row of some row groups."""
     sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
     for group in groups:
         row = sum(sizes[:group])
@@ -115,8 +126,8 @@ def _values(table: pq.ParquetFile, groups: Iterable[int], column: str) -> Iterat
                 row += 1
 
 
-def _leaf(value):
-    """The one field of a struct of which only that was read; any other value as it is."""
+def _leaf(value: Any) -> Any:
+    """The value of the only field that was read of a struct; any other value unchanged."""
     return next(iter(value.values())) if isinstance(value, dict) else value
 
 
@@ -124,5 +135,5 @@ def _content(value: bytes | None) -> bytes | Failure:
     if value is None:
         return Failure(Stage.READ, ErrorCode.EMPTY, "the row holds no bytes")
     if len(value) > MAX_BYTES:
-        return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"{len(value)} bytes, the limit is {MAX_BYTES}")
+        return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"the photo has {len(value)} bytes, the limit is {MAX_BYTES}")
     return value

@@ -1,7 +1,7 @@
-"""Splits what is listed of a bucket among workers, by ranges of names.
+"""Splits the listing of a bucket among workers, by ranges of names.
 
-Ranges that follow on each other hold every name once, wherever they are cut; only how equal they come out depends on
-finding good places. A few requests for one name each find the characters that names go on with.
+Adjacent ranges contain every name exactly once, wherever they are cut; the cuts only decide how equal the ranges are.
+Good cuts are found with a few requests, each for a single name, which show the characters that follow a prefix.
 """
 
 import concurrent.futures
@@ -12,44 +12,48 @@ from collections.abc import Callable, Iterator
 
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.sources.base import Source
-from beamscribe.pipelines.stores import gcs
+from beamscribe.pipelines.stores.base import RangedStore
 
-# Fewer objects are listed by a single request, or some.
+# Fewer objects than this are not split: a few requests list them.
 SMALLEST = 2000
-# Ranges to find: enough for many workers though they come out unequal.
+# The number of ranges to aim for: enough for many workers, although the ranges are unequal.
 _WANTED = 16
-# Letters and digits are fewer; more next characters than these are not looked for.
-_MOST_NEXT = 100
-# Names that are looked for at once.
-_LOOKERS = 8
+# The maximum number of characters that are searched after a prefix; letters and digits are fewer.
+_MAX_NEXT = 100
+# Requests that are made in parallel.
+_THREADS = 8
 
-# The first name that begins with a text, from another one on.
+# Returns the first name that begins with its first argument and is not before its second; None if there is none.
 First = Callable[[str, str], str | None]
 
 
 def parts(source: Source) -> Iterator[Source]:
-    """A folder or a glob in a bucket as several sources, in order, which together list the same; others as they are."""
-    if source.kind not in ("folder", "glob") or not stores.is_object(source.uri):
+    """Splits a folder or a glob in a bucket into sources that together list the same, in order; passes others on."""
+    store = stores.store_of(source.uri)
+    if source.kind not in ("folder", "glob") or not isinstance(store, RangedStore):
         yield source
         return
     prefix = f"{source.uri}/" if source.kind == "folder" else re.split(r"[[*?]", source.uri)[0]
-    few = len(list(itertools.islice(gcs.listed(prefix), SMALLEST))) < SMALLEST
-    cuts = [] if few else found_cuts(prefix, gcs.first)
+    few = len(list(itertools.islice(store.list_prefix(prefix), SMALLEST))) < SMALLEST
+    cuts = [] if few else find_cuts(prefix, store.first)
     for start, end in itertools.pairwise(["", *cuts, ""]):
         yield source._replace(start=start, end=end)
 
 
-def found_cuts(prefix: str, first: First) -> list[str]:
-    """Where to cut the names that begin with a text, in order; nowhere in a store that can't list from a name on.
+def find_cuts(prefix: str, first: First) -> list[str]:
+    """Finds the names at which to cut a listing.
 
     Args:
-      prefix: what they begin with.
-      first: gives the first name that begins with its first argument and is not before its second.
+      prefix: prefix of all names.
+      first: returns the first name that begins with its first argument and is not before its second, or None.
+
+    Returns:
+      The cuts, in order; empty if the store can't list from a name on.
     """
     beginnings = [prefix]
-    with concurrent.futures.ThreadPoolExecutor(_LOOKERS) as lookers:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         while len(beginnings) < _WANTED:
-            longer = list(itertools.chain.from_iterable(lookers.map(functools.partial(_longer, first), beginnings)))
+            longer = list(itertools.chain.from_iterable(threads.map(functools.partial(_longer, first), beginnings)))
             if longer == beginnings:
                 break
             beginnings = longer
@@ -57,17 +61,20 @@ def found_cuts(prefix: str, first: First) -> list[str]:
 
 
 def _longer(first: First, beginning: str) -> list[str]:
-    """What names with a beginning begin with, a character further or, where that is the same for all, several."""
+    """The prefixes, in order, of the names that start with `beginning`: longer by one character.
+
+    If all names continue with the same characters, these are added first.
+    """
     name = first(beginning, "")
     if name is None:
         return [beginning]
     common = _common(first, beginning, name)
     found: list[str] = []
     start = common
-    while len(found) < _MOST_NEXT:
+    while len(found) < _MAX_NEXT:
         following = first(common, start)
         if following is None or following < start or following[: len(common) + 1] in found[-1:]:
-            # There is none, or not where it should be: the store does not know what was asked.
+            # There are no more names; or the answer is out of range, so the store does not support such requests.
             break
         if following == common:
             start = f"{common}\1"
@@ -78,7 +85,7 @@ def _longer(first: First, beginning: str) -> list[str]:
 
 
 def _common(first: First, beginning: str, name: str) -> str:
-    """What all names with a beginning begin with, of which the first is given."""
+    """The longest common prefix of all names that start with `beginning`; `name` is the first of them."""
     least, most = len(beginning), len(name)
     while least < most:
         middle = (least + most + 1) // 2
@@ -90,8 +97,8 @@ def _common(first: First, beginning: str, name: str) -> str:
 
 
 def _after(text: str) -> str:
-    """The least text that is after all that begin with this one."""
+    """The least string that sorts after all strings with this prefix."""
     code = ord(text[-1]) + 1
-    # No name has surrogates.
+    # Names contain no surrogates.
     code = 0xE000 if 0xD800 <= code < 0xE000 else min(code, 0x10FFFF)
     return text[:-1] + chr(code)

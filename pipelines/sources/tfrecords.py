@@ -1,7 +1,8 @@
-"""Photos in TFRecord files of `tf.Example`, plain or gzipped.
+"""Photos in TFRecord files of `tf.Example`, plain or compressed.
 
-A record's `place` is where it begins in the uncompressed file. The format: length, masked CRC-32C of the length, data,
-masked CRC-32C of the data (https://www.tensorflow.org/tutorials/load_data/tfrecord).
+The `place` of a photo is the offset of its record in the uncompressed file. A record consists of its length, the masked
+CRC-32C of the length, the data, and the masked CRC-32C of the data
+(https://www.tensorflow.org/tutorials/load_data/tfrecord).
 """
 
 import contextlib
@@ -17,23 +18,24 @@ from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import compression, damage
 from beamscribe.pipelines.sources.base import MAX_BYTES, Ignored, ListOptions
+from beamscribe.pipelines.stores import uris
 
 IMAGE_FEATURE = "image/encoded"
 NAME_FEATURE = "image/filename"
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
-# So many bytes of records are parsed at once.
+# Records are parsed in batches up to this many bytes and records.
 _BATCH_BYTES = 32 * 2**20
 _BATCH_RECORDS = 256
-# No file is longer.
+# A length, in bytes, that exceeds every file.
 _LONGEST = 2**50
-# A record's features besides the photo.
+# The maximum size, in bytes, of a record's features other than the photo.
 _OVERHEAD = 16 * 2**20
 
 
 class _Record(NamedTuple):
-    """A record's bytes, or why there are none, its place, and its own checksum."""
+    """A record: its offset in the uncompressed file, its data or why they can't be read, and its stated checksum."""
 
     place: int
     data: bytes | Failure
@@ -41,7 +43,7 @@ class _Record(NamedTuple):
 
 
 def is_header(start: bytes) -> bool:
-    """Whether a file begins with a record's length and its checksum."""
+    """Whether bytes begin with the length of a record and the checksum of that length."""
     if len(start) < _HEADER.size:
         return False
     length, checksum = _HEADER.unpack_from(start)
@@ -49,10 +51,11 @@ def is_header(start: bytes) -> bool:
 
 
 def features(uri: str) -> list[str]:
-    """The names of the features of the first record; none where there is no record.
+    """The names of the features of the first record; empty if there is no valid record.
 
     Raises:
-      OSError: as the store says.
+      OSError: the store reported an error.
+      UserError: tfx-bsl is not installed.
     """
     with compression.opened(uri) as (stream, _), contextlib.suppress(*compression.DAMAGE):
         record = next(_records(stream), None)
@@ -61,26 +64,26 @@ def features(uri: str) -> list[str]:
 
 
 def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """The photos of a file; where it is damaged, what comes before, and a failure for the file itself."""
+    """Lists the photos of a file. If it is damaged, yields the photos before the damage and a failure of the file."""
     names: set[str] = set()
     number = 0
     with compression.opened(uri) as (stream, is_plain):
         try:
             for batch in _batches(_records(stream)):
                 for record, (name, image) in zip(batch, _parsed(batch, options), strict=True):
-                    # Of several records of one name each is a photo; so is one without a name.
+                    # If several records have the same name, or none, each of them is a photo.
                     name = name or str(number)
                     while name in names:
                         name += f"~{number}"
                     names.add(name)
-                    yield options.passed_over(name) or _ref(uri, name, record, image, number if is_plain else 0)
+                    yield options.ignored_file(name) or _ref(uri, name, record, image, number if is_plain else 0)
                     number += 1
-        except Exception as error:  # noqa: BLE001 - whatever the damage leads to, what came before counts
+        except Exception as error:  # noqa: BLE001 - damage may raise anything, and the records before it count
             yield PhotoRef(uri, etag=stores.version(uri), failure=damage.failure(Stage.LIST, error))
 
 
 def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
-    """The photos of some records, which are in the order of their places."""
+    """Reads photos of a file; see `registry.Container.read`."""
     with compression.opened(uri) as (stream, _):
         for ref in refs:
             try:
@@ -91,28 +94,28 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
                 continue
             ((_, image),) = _parsed([record], options)
             if isinstance(image, bytes) and _etag(image, record) != ref.etag:
-                yield Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "the file is not the one that was listed")
+                yield Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "the file changed after it was listed")
             else:
                 yield image
 
 
 def _records(stream: BinaryIO) -> Iterator[_Record]:
-    """The records from where the stream is.
+    """Yields the records from the current position of the stream.
 
     Raises:
-      OSError: a length is not what its checksum says, so that no later record can be found.
+      OSError: a length does not match its checksum, so no later record can be found.
       EOFError: the file ends within a record.
     """
     while header := stream.read(_HEADER.size):
         place = stream.tell() - len(header)
         if len(header) == _HEADER.size and not is_header(header):
-            raise OSError(f"the record at byte {place} is damaged, so that those after it can't be found")
+            raise OSError(f"the record at byte {place} is damaged, so the records after it can't be found")
         length = _HEADER.unpack(header)[0] if len(header) == _HEADER.size else 0
         if length > _LONGEST:
-            raise EOFError(f"the record at byte {place} says that it has {length} bytes")
+            raise EOFError(f"the record at byte {place} states a length of {length} bytes")
         if length > MAX_BYTES + _OVERHEAD:
             stream.seek(length, 1)
-            data: bytes | Failure = Failure(Stage.READ, ErrorCode.TOO_LARGE, f"a record of {length} bytes")
+            data: bytes | Failure = Failure(Stage.READ, ErrorCode.TOO_LARGE, f"the record has {length} bytes")
         else:
             data = stream.read(length)
         checksum = stream.read(_CHECKSUM.size)
@@ -120,7 +123,7 @@ def _records(stream: BinaryIO) -> Iterator[_Record]:
             raise EOFError(f"the file ends within the record at byte {place}")
         expected = _CHECKSUM.unpack(checksum)[0]
         if isinstance(data, bytes) and _masked(data) != expected:
-            data = Failure(Stage.READ, ErrorCode.CORRUPT, "the record's bytes are not what its checksum says")
+            data = Failure(Stage.READ, ErrorCode.CORRUPT, "the record does not match its checksum")
         yield _Record(place, data, expected)
 
 
@@ -140,14 +143,14 @@ def _batches(records: Iterator[_Record]) -> Iterator[list[_Record]]:
                 yield batch
                 batch, size = [], 0
     except Exception:
-        # What came before the damage counts.
+        # The records before the damage count.
         yield batch
         raise
     yield batch
 
 
 def _parsed(records: Sequence[_Record], options: ListOptions) -> list[tuple[str, bytes | Failure]]:
-    """Each record's name, empty where it has none, and its photo."""
+    """The name and the photo of each record; the name is empty if the record has none."""
     keys = [options.name_column or NAME_FEATURE, options.image_column or IMAGE_FEATURE]
     whole = [record.data for record in records if isinstance(record.data, bytes)]
     parsed = iter(tf_examples.first_values(whole, keys))
@@ -158,7 +161,7 @@ def _parsed(records: Sequence[_Record], options: ListOptions) -> list[tuple[str,
             continue
         values = next(parsed)
         if values is None:
-            found.append(("", Failure(Stage.READ, ErrorCode.CORRUPT, "the record is no tf.Example")))
+            found.append(("", Failure(Stage.READ, ErrorCode.CORRUPT, "the record is not a tf.Example")))
             continue
         name, image = values
         missing = Failure(Stage.READ, ErrorCode.EMPTY, f"the record has no feature {keys[1]}")
@@ -168,7 +171,7 @@ def _parsed(records: Sequence[_Record], options: ListOptions) -> list[tuple[str,
 
 
 def _ref(uri: str, name: str, record: _Record, image: bytes | Failure, block: int) -> PhotoRef:
-    ref = PhotoRef(stores.member_uri(uri, name), _etag(image, record), 0, uri, "tfrecord", record.place, block)
+    ref = PhotoRef(uris.member_uri(uri, name), _etag(image, record), 0, uri, "tfrecord", record.place, block)
     if isinstance(image, Failure):
         return ref._replace(failure=image)
     return ref._replace(size=len(image), sha256=hashlib.sha256(image).hexdigest())

@@ -1,4 +1,4 @@
-"""Photos in zip archives, Google Takeout's exports among them. A member's `place` is its number in the directory."""
+"""Photos in zip archives, such as exports of Google Takeout. The `place` of a member is its index in the directory."""
 
 import contextlib
 import functools
@@ -10,26 +10,27 @@ from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import damage
 from beamscribe.pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
+from beamscribe.pipelines.stores import uris
 
 _ENCRYPTED = 1
 
 
 def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
-    """The photos of an archive, or a failure for the archive itself."""
+    """Lists the photos of an archive; if its directory is damaged, yields a failure of the archive itself."""
     found: dict[str, PhotoRef] = {}
     with stores.opened(uri) as file:
         try:
             archive = zipfile.ZipFile(file)
-        except Exception as error:  # noqa: BLE001 - it raises nearly anything on broken bytes
+        except Exception as error:  # noqa: BLE001 - `zipfile` raises nearly anything on broken bytes
             yield PhotoRef(uri, etag=stores.version(uri), failure=damage.failure(Stage.LIST, error))
             return
         for place, member in enumerate(archive.infolist()):
             if member.is_dir():
                 continue
-            if ignored := options.passed_over(member.filename):
+            if ignored := options.ignored_file(member.filename):
                 yield ignored
             elif is_photo(member.filename, functools.partial(_head, archive, member)):
-                # Of several members of one name the last counts, as where an archive is unpacked.
+                # If several members have the same name, the last one counts, as when an archive is unpacked.
                 found[member.filename] = _ref(uri, member, place)
             else:
                 yield Ignored(extension_of(member.filename))
@@ -37,12 +38,12 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
 
 
 def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[bytes | Failure]:
-    """The bytes of some members."""
+    """Reads members of an archive; see `registry.Container.read`."""
     with stores.opened(uri) as file:
         try:
             archive = zipfile.ZipFile(file)
             directory = archive.infolist()
-        except Exception as error:  # noqa: BLE001 - it raises nearly anything on broken bytes
+        except Exception as error:  # noqa: BLE001 - `zipfile` raises nearly anything on broken bytes
             yield from (damage.failure(Stage.READ, error) for _ in refs)
             return
         for ref in refs:
@@ -52,26 +53,26 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
 def _content(archive: zipfile.ZipFile, directory: list[zipfile.ZipInfo], ref: PhotoRef) -> bytes | Failure:
     member = directory[ref.place] if ref.place < len(directory) else None
     if member is None or _etag(member) != ref.etag:
-        return Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "the archive is not the one that was listed")
+        return Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "the archive changed after it was listed")
     try:
         with archive.open(member) as file:
-            # What a member says of its size need not be true.
+            # The size that the directory states may be wrong.
             data = file.read(MAX_BYTES + 1)
     except NotImplementedError as error:
-        return Failure(Stage.READ, ErrorCode.UNSUPPORTED_FORMAT, f"packed in a way that is not read: {error}")
-    except Exception as error:  # noqa: BLE001 - what one member leads to must cost no other
+        return Failure(Stage.READ, ErrorCode.UNSUPPORTED_FORMAT, f"the member's compression is not supported: {error}")
+    except Exception as error:  # noqa: BLE001 - one member must not fail other members
         return damage.failure(Stage.READ, error)
     if len(data) > MAX_BYTES:
-        return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"more than {MAX_BYTES} bytes, whatever the archive says")
+        return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"the photo has more than {MAX_BYTES} bytes")
     return data
 
 
 def _ref(uri: str, member: zipfile.ZipInfo, place: int) -> PhotoRef:
     ref = PhotoRef(
-        stores.member_uri(uri, member.filename), _etag(member), member.file_size, uri, "zip", place, block=place
+        uris.member_uri(uri, member.filename), _etag(member), member.file_size, uri, "zip", place, block=place
     )
     if member.flag_bits & _ENCRYPTED:
-        return ref._replace(failure=Failure(Stage.LIST, ErrorCode.UNSUPPORTED_FORMAT, "it is encrypted"))
+        return ref._replace(failure=Failure(Stage.LIST, ErrorCode.UNSUPPORTED_FORMAT, "the member is encrypted"))
     return ref
 
 

@@ -1,4 +1,4 @@
-"""What a store of files can do, and the errors that all stores have in common."""
+"""The interface of a store of files, and the errors that all stores raise."""
 
 import abc
 import contextlib
@@ -12,14 +12,14 @@ from beamscribe.model.errors import one_line
 
 
 class FileInfo(NamedTuple):
-    """What a store says of a file.
+    """A store's information about a file.
 
     Attributes:
-      uri: its URI, or its path where it is local.
-      version: of its bytes; empty where a listing does not tell it, and `Store.stat` does.
-      size: bytes; 0 where that is not known.
-      md5: of the bytes, hexadecimal; empty where the store does not say.
-      media_type: what the file was said to be when it was written; empty where the store does not say.
+      uri: URI of the file, or its path if it is local.
+      version: version of the file's bytes; empty if the listing does not contain it, in which case `Store.stat` does.
+      size: size in bytes; 0 if unknown.
+      md5: MD5 of the bytes, hexadecimal; empty if unknown.
+      media_type: media type that the writer of the file declared; empty if unknown.
     """
 
     uri: str
@@ -30,7 +30,7 @@ class FileInfo(NamedTuple):
 
 
 class StoreError(OSError):
-    """A store did not do what it was asked for."""
+    """A store could not serve a request."""
 
 
 class ObjectNotFoundError(StoreError, FileNotFoundError):
@@ -38,33 +38,31 @@ class ObjectNotFoundError(StoreError, FileNotFoundError):
 
 
 class NotAllowedError(StoreError, PermissionError):
-    """The store does not allow that."""
+    """The store denied access."""
 
 
 class NotAFileError(OSError):
-    """Something that has a name but no bytes of its own: a named pipe, a socket, a device."""
+    """The path is not a regular file: it is a named pipe, a socket or a device."""
 
 
 class NoCredentialsError(OSError):
-    """Nothing says who asks, for any object: unlike a refusal, no failure of a single photo, and the job's end."""
+    """There are no credentials for the store. Unlike a denied access to one photo, this error ends the job."""
 
 
 class NotExclusiveError(OSError):
-    """The store can't create a file only where there is none, so that two jobs could overwrite each other's files."""
+    """The store can't create files exclusively, so two jobs could overwrite each other's files."""
 
 
 class Store(abc.ABC):
-    """A place of files that are named by URIs. Every method raises `OSError` as the store says.
+    """A store of files that are named by URIs. Every method raises `OSError` if the store reports an error.
 
     Attributes:
-      is_local: whether the files are this machine's.
-      is_exclusive: whether `create` creates a file only where there is none, whoever else creates it meanwhile.
-      lists_ranges: whether `list` and `matching` can begin and end at a name, so that several workers share a folder.
+      is_local: whether the files are on this machine.
+      is_exclusive: whether `create` is exclusive: if several writers create the same file, one of them does.
     """
 
     is_local: bool = False
     is_exclusive: bool = True
-    lists_ranges: bool = False
 
     @abc.abstractmethod
     def read(self, uri: str) -> bytes:
@@ -72,80 +70,97 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
-        """A file's bytes as a stream that can seek."""
+        """Opens a file as a seekable stream of bytes."""
 
     def head(self, uri: str, size: int) -> bytes:
-        """The first `size` bytes of a file; fewer where it has fewer.
+        """Reads the first `size` bytes of a file; fewer if the file is shorter.
 
         Raises:
-          NotAFileError: it can't be read as a file, such as a socket.
+          NotAFileError: the path can't be read as a file; it is a socket, for example.
         """
         with self.open(uri) as file:
             return file.read(size)
 
     @abc.abstractmethod
     def stat(self, uri: str) -> FileInfo | None:
-        """What the store says of a file; None where it has none of that name."""
+        """The store's information about a file; None if the file does not exist."""
 
     @abc.abstractmethod
     def list(self, folder: str, start: str = "", end: str = "") -> Iterator[FileInfo]:
-        """All files below a folder; in a store that lists ranges from the URI `start` on and before `end`, if given."""
+        """Lists all files below a folder.
+
+        Args:
+          folder: URI of the folder.
+          start, end: for a `RangedStore`: list only URIs from `start` on and before `end`; empty for no bound.
+        """
 
     @abc.abstractmethod
     def matching(
         self, pattern: str, start: str = "", end: str = "", refused: Callable[[str], None] = lambda _: None
     ) -> Iterator[FileInfo]:
-        """The files that match a glob, in any order; none where its folder does not exist.
+        """Lists the files that match a glob, in any order; none if the folder does not exist.
 
         Args:
           pattern: the glob.
           start, end: as in `list`.
-          refused: called with each folder that can't be opened, in which other files may match.
+          refused: called with each folder that can't be opened, since it may contain matching files.
         """
 
     def exists(self, uri: str) -> bool:
-        """Whether there is a file of that name; in a local store anything, even a link to nothing."""
+        """Whether a file exists; in a local store, a folder or a broken link counts, too."""
         return self.stat(uri) is not None
 
     @abc.abstractmethod
     def is_folder(self, uri: str) -> bool:
-        """Whether there is a folder of that name, or, where a store has none, something below the name."""
+        """Whether a folder exists; in a store without folders, whether files exist below the name."""
 
     def is_taken(self, uri: str) -> bool:
-        """Whether there is a file or a folder of exactly that name, whatever wildcards it holds."""
+        """Whether a file or folder of exactly this name exists; wildcards in it are taken literally."""
         return self.exists(uri) or self.is_folder(uri)
 
     @abc.abstractmethod
     def create(self, uri: str, data: bytes) -> bool:
-        """Writes a whole file where there is none: a reader never sees a part of it.
+        """Writes a new file atomically; an existing file stays as it is.
 
         Returns:
-          Whether this call wrote it; False where the file was there already, which stays as it is.
+          Whether this call wrote the file; False if the file already existed.
 
         Raises:
-          NotExclusiveError: the store can't tell.
+          NotExclusiveError: the store can't create files exclusively.
         """
 
     @abc.abstractmethod
     def replace(self, uri: str, data: bytes) -> None:
-        """Writes a whole file, over what was there."""
+        """Writes a file atomically; an existing file is replaced."""
 
     @abc.abstractmethod
     def delete(self, uri: str) -> None:
-        """Deletes a file; in a local store its folder, too, where that is empty then. A missing file is no error."""
+        """Deletes a file if it exists; in a local store, its folder, too, if that is empty afterwards."""
 
     @abc.abstractmethod
     def join(self, base: str, *parts: str) -> str:
-        """Joins components with the store's separator."""
+        """Joins path components with the store's separator."""
 
     @abc.abstractmethod
     def folder_of(self, uri: str) -> str:
-        """The folder that a file lies in."""
+        """The folder that contains a file."""
+
+
+class RangedStore(Store):
+    """A store that lists files in the order of their names, from any name on, so workers can share a listing."""
+
+    @abc.abstractmethod
+    def list_prefix(self, prefix: str, start: str = "", end: str = "") -> Iterator[FileInfo]:
+        """Lists the files whose URIs begin with `prefix`, in order; `start` and `end` are as in `list`."""
+
+    @abc.abstractmethod
+    def first(self, prefix: str, start: str = "") -> str | None:
+        """The first URI that begins with `prefix` and is not before `start`; None if there is none."""
 
 
 @contextlib.contextmanager
 def as_os_errors(uri: str) -> Iterator[None]:
-    """What is raised within, as what a local file would have raised."""
+    """Converts exceptions that are raised inside the context, as `as_os_error` does."""
     try:
         yield
     except Exception as error:
@@ -153,36 +168,66 @@ def as_os_errors(uri: str) -> Iterator[None]:
 
 
 def as_os_error(error: Exception, uri: str) -> OSError:
-    """What a local file would have raised: each store has exceptions of its own, with an HTTP status in them."""
+    """Converts a store's exception to the `OSError` that a local file would raise.
+
+    Args:
+      error: the exception; its attribute `code`, if there is one, is an HTTP status.
+      uri: URI of the file, for the message.
+    """
     kinds: dict[int, type[StoreError]] = {404: ObjectNotFoundError, 401: NotAllowedError, 403: NotAllowedError}
     kind = kinds.get(int(getattr(error, "code", None) or 0), StoreError)
     return error if isinstance(error, OSError) else kind(f"{uri}: {one_line(error)}")
 
 
-class RemoteFile(io.RawIOBase):
-    """A stream of a remote store that raises what a local file would."""
+class WrappedFile(io.RawIOBase):
+    """A stream that reads from another stream; subclasses change how.
 
-    def __init__(self, file: BinaryIO, uri: str):
-        self._file, self._uri = file, uri
+    Args:
+      file: the other stream, which must be seekable.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
 
     def read(self, size: int | None = -1) -> bytes:
-        """As any stream."""
-        with as_os_errors(self._uri):
-            return self._file.read(-1 if size is None else size)
+        """Reads at most `size` bytes, or all remaining bytes if `size` is negative or None."""
+        return self._file.read(-1 if size is None else size)
 
     def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        """As any stream."""
-        with as_os_errors(self._uri):
-            return self._file.seek(place, whence)
+        """Moves to a position and returns it."""
+        return self._file.seek(place, whence)
 
     def tell(self) -> int:
-        """As any stream."""
+        """The current position."""
         return self._file.tell()
 
     def readable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
+
+
+class RemoteFile(WrappedFile):
+    """A stream of a remote store that raises the errors that a local file would raise.
+
+    Args:
+      file: the store's stream.
+      uri: URI of the file, for error messages.
+    """
+
+    def __init__(self, file: BinaryIO, uri: str):
+        super().__init__(file)
+        self._uri = uri
+
+    def read(self, size: int | None = -1) -> bytes:
+        """See `WrappedFile.read`."""
+        with as_os_errors(self._uri):
+            return super().read(size)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        """See `WrappedFile.seek`."""
+        with as_os_errors(self._uri):
+            return super().seek(place, whence)

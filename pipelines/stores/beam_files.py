@@ -1,4 +1,4 @@
-"""Files of the other filesystems that Beam knows, such as HDFS: to be read from, not to be written captions to."""
+"""Files of the other filesystems that Beam knows, such as HDFS. They can hold a job's inputs, but not its output."""
 
 import contextlib
 import glob
@@ -14,24 +14,26 @@ from beamscribe.pipelines.stores import retries
 from beamscribe.pipelines.stores.base import FileInfo, RemoteFile, Store, as_os_errors
 
 
-def _may_pass(error: Exception) -> bool:
-    # A ValueError is about the name: there is no such filesystem.
-    lasting = isinstance(error, FileNotFoundError | PermissionError) or isinstance(error.__cause__, ValueError)
-    return isinstance(error, OSError) and not lasting
+def _is_transient(error: Exception) -> bool:
+    # A ValueError means that no filesystem has the scheme of the URI.
+    permanent = isinstance(error, FileNotFoundError | PermissionError) or isinstance(error.__cause__, ValueError)
+    return isinstance(error, OSError) and not permanent
 
 
-_patiently = Retry(predicate=_may_pass, initial=0.5, multiplier=2.0, maximum=8.0, timeout=60.0, on_error=retries.count)
+_with_retries = Retry(
+    predicate=_is_transient, initial=0.5, multiplier=2.0, maximum=8.0, timeout=60.0, on_error=retries.count
+)
 
 
 class BeamStore(Store):
-    """The files of Beam's filesystems, which can create none exclusively: the last writer wins."""
+    """The files of Beam's filesystems. They can't be created exclusively: the last writer wins."""
 
     is_exclusive = False
 
     def read(self, uri: str) -> bytes:
-        """As the base class says."""
+        """See `Store.read`."""
         try:
-            return _patiently(self._read)(uri)
+            return _with_retries(self._read)(uri)
         except RetryError as error:
             raise error.cause or OSError(str(error)) from error
 
@@ -41,25 +43,25 @@ class BeamStore(Store):
 
     @contextlib.contextmanager
     def open(self, uri: str) -> Iterator[BinaryIO]:
-        """As the base class says."""
+        """See `Store.open`."""
         with as_os_errors(uri):
-            # By name alone a photo called `x.gz` would be unpacked.
+            # By default, Beam would decompress a photo that is named `x.gz`.
             remote = FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
         with remote:
             yield cast(BinaryIO, RemoteFile(remote, uri))
 
     def stat(self, uri: str) -> FileInfo | None:
-        """As the base class says."""
+        """See `Store.stat`."""
         return next(self.matching(glob.escape(uri)), None)
 
     def list(self, folder: str, start: str = "", end: str = "") -> Iterator[FileInfo]:
-        """As the base class says."""
+        """See `Store.list`."""
         return self.matching(self.join(glob.escape(folder), "**"))
 
     def matching(
         self, pattern: str, start: str = "", end: str = "", refused: Callable[[str], None] = lambda _: None
     ) -> Iterator[FileInfo]:
-        """As the base class says."""
+        """See `Store.matching`."""
         with as_os_errors(pattern):
             for match in FileSystems.match([pattern]):
                 for found in match.metadata_list:
@@ -67,23 +69,23 @@ class BeamStore(Store):
                     yield FileInfo(found.path, version, found.size_in_bytes)
 
     def exists(self, uri: str) -> bool:
-        """As the base class says."""
+        """See `Store.exists`."""
         with as_os_errors(uri):
             return FileSystems.exists(uri)
 
     def is_folder(self, uri: str) -> bool:
-        """As the base class says."""
+        """See `Store.is_folder`."""
         return self.stat(uri) is None and next(self.list(uri), None) is not None
 
     def create(self, uri: str, data: bytes) -> bool:
-        """As the base class says, but for another writer at the same moment."""
+        """See `Store.create`; this one is neither atomic nor exclusive."""
         if self.exists(uri):
             return False
         self.replace(uri, data)
         return True
 
     def replace(self, uri: str, data: bytes) -> None:
-        """As the base class says."""
+        """See `Store.replace`."""
         with (
             as_os_errors(uri),
             FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file,
@@ -91,15 +93,15 @@ class BeamStore(Store):
             file.write(data)
 
     def delete(self, uri: str) -> None:
-        """As the base class says."""
+        """See `Store.delete`."""
         with as_os_errors(uri):
-            # What is deleted is what matches.
+            # Beam deletes all files that match a glob.
             FileSystems.delete([glob.escape(uri)])
 
     def join(self, base: str, *parts: str) -> str:
-        """As the base class says."""
+        """See `Store.join`."""
         return FileSystems.join(base, *parts)
 
     def folder_of(self, uri: str) -> str:
-        """As the base class says."""
+        """See `Store.folder_of`."""
         return FileSystems.split(uri)[0]

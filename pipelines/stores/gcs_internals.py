@@ -1,6 +1,6 @@
-"""The private parts of google-cloud-storage that its public ones have no substitute for. Nothing else uses any.
+"""The private parts of google-cloud-storage that have no public substitute. No other module uses private parts of it.
 
-A test fails where a new version has changed them.
+A test fails if a new version changes them.
 """
 
 from typing import Any
@@ -9,18 +9,18 @@ from google.cloud.storage import retry
 from requests.adapters import HTTPAdapter
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether a request that failed may work when it is made again, as the client itself decides.
+def is_transient(error: Exception) -> bool:
+    """Whether a failed request may succeed if it is retried, by the client's own rule.
 
-    The client's `Retry` is public, its predicate is not, and a `Retry` that counts its errors can't be made without it.
+    The client's `Retry` is public, but its predicate is not, and a `Retry` that counts errors needs the predicate.
     """
     return retry.DEFAULT_RETRY._predicate(error)
 
 
 def keep_connections(client: Any, connections: int) -> None:
-    """Makes a client keep so many connections open, of which it would keep ten and make the others anew each time.
+    """Makes a client keep this many connections open; by default, it keeps ten and reopens the others each time.
 
-    The session of a client is only to be had by its private name, unless one makes it oneself, credentials and all.
+    The client's session has no public name. The alternative would be to build a session, with credentials, by hand.
     """
     for scheme in ("http://", "https://"):
         client._http.mount(scheme, HTTPAdapter(pool_maxsize=connections))

@@ -1,4 +1,4 @@
-"""Which local files match a glob. Unlike Python's `glob` it tells of folders that can't be opened."""
+"""Matches local files against globs. Unlike Python's `glob`, it reports folders that can't be opened."""
 
 import collections
 import errno
@@ -10,11 +10,11 @@ from beamscribe.pipelines.stores.uris import has_wildcards
 
 
 def matching(path: str, refused: Callable[[str], None]) -> Iterator[str]:
-    """The files that match a glob, in any order; none where its folder does not exist.
+    """The paths of the files that match a glob, in any order; none if the folder does not exist.
 
     Args:
       path: the glob.
-      refused: called with each folder that can't be opened, in which other files may match.
+      refused: called with each folder that can't be opened, since it may contain matching files.
     """
     start, parts = ("/" if path.startswith("/") else ""), path.lstrip("/").split("/")
     if "**" in parts:
@@ -24,11 +24,11 @@ def matching(path: str, refused: Callable[[str], None]) -> Iterator[str]:
 
 
 def _matching(folder: str, parts: Sequence[str], refused: Callable[[str], None]) -> Iterator[str]:
-    """What matches a glob without `**`, files and folders; unlike `glob` it tells of what it can't look into.
+    """The paths of the files and folders that match a glob without `**`.
 
     Args:
-      folder: where to look; empty for the current one.
-      parts: of the glob, below it.
+      folder: folder to search; empty for the current one.
+      parts: components of the glob, relative to the folder.
       refused: as in `matching`.
     """
     if not parts:
@@ -49,15 +49,16 @@ def _matching(folder: str, parts: Sequence[str], refused: Callable[[str], None])
 
 
 def _refuse(folder: str, error: OSError, refused: Callable[[str], None]) -> None:
-    """Tells of a folder that can't be opened, unless there is no such folder."""
+    """Reports a folder that can't be opened, unless the folder does not exist."""
     if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         refused(folder)
 
 
 def _matching_below(start: str, parts: Sequence[str], refused: Callable[[str], None]) -> Iterator[str]:
-    """The files that match a glob with `**`; links to folders are followed, each real folder once, unlike `glob`.
+    """The paths of the files that match a glob with `**`. Arguments are as in `_matching`.
 
-    A folder's own path comes before those that links give it. Arguments are as in `_matching`.
+    Unlike `glob`, it follows links to folders, but visits each real folder once: by its own path, if that is below the
+    start, or else by the first link.
     """
     first = parts.index("**")
     seen: set[tuple[int, int]] = set()

@@ -1,6 +1,6 @@
-"""Renames a file only where there is none of the new name, which Python's `os` can't do.
+"""Renames a file without replacing an existing one, which Python's `os` can't do.
 
-Linux has renameat2(2) with RENAME_NOREPLACE for it, macOS renamex_np(2) with RENAME_EXCL. Not every filesystem obeys.
+Linux has renameat2(2) with RENAME_NOREPLACE, macOS has renamex_np(2) with RENAME_EXCL. Some filesystems have neither.
 """
 
 import ctypes
@@ -14,15 +14,15 @@ _RENAME_EXCL = 4
 
 
 def rename_to_new(source: str, target: str) -> None:
-    """Renames a file.
+    """Renames a file without replacing an existing one.
 
     Args:
       source: path of the file.
-      target: path that it gets.
+      target: new path of the file.
 
     Raises:
-      FileExistsError: there is a file of that name already.
-      OSError: as the system says; ENOSYS or EINVAL where it can't promise to replace no file.
+      FileExistsError: the new path already exists.
+      OSError: the system reported an error; ENOSYS or EINVAL if it does not support this kind of rename.
     """
     library = ctypes.CDLL(None, use_errno=True)
     old, new = os.fsencode(source), os.fsencode(target)

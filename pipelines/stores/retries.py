@@ -1,4 +1,4 @@
-"""How often requests to remote stores had to be made again, counted in each process."""
+"""Counts the retried requests to remote stores, in each process."""
 
 import threading
 
@@ -7,14 +7,14 @@ _count = 0
 
 
 def count(_: object = None) -> None:
-    """Counts one; what failed may be given, as retrying libraries do."""
+    """Counts one retry. The argument is ignored: retry libraries call this function with the error."""
     global _count
     with _lock:
         _count += 1
 
 
 def take() -> int:
-    """How many were counted since the last call."""
+    """Returns the number of retries since the last call, and resets it."""
     global _count
     with _lock:
         taken, _count = _count, 0

@@ -1,4 +1,4 @@
-"""URIs and paths as texts: what can be told of a file by its name alone."""
+"""Functions on URIs and paths as strings; none of them looks at a file."""
 
 import os
 import pathlib
@@ -9,13 +9,13 @@ _SCHEME = re.compile("([a-zA-Z][-a-zA-Z0-9+.]*)://")
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme of a URI, such as `gs`; `file` for a path."""
+    """The scheme of a URI, such as `gs`, in lower case; `file` for a path."""
     found = _SCHEME.match(uri)
     return found[1].lower() if found else "file"
 
 
 def local_uri(path: str) -> str:
-    """A path as it is written to tables: itself, or a `file:` URI where its name is not UTF-8."""
+    """The form of a local path that tables contain: the path, or a `file:` URI if the path is not UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -24,34 +24,34 @@ def local_uri(path: str) -> str:
 
 
 def local_path(uri: str) -> str:
-    """The path of a local file, which may be given as a `file:` URI."""
+    """The path of a local file, given its path or its `file:` URI."""
     if not uri.startswith("file://"):
         return uri
     return os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))
 
 
 def member_uri(container: str, name: str) -> str:
-    """How a photo inside a container is written to tables; bytes that are not UTF-8 as escapes."""
+    """The URI of a photo in a container, for tables; bytes of the name that are not UTF-8 become escapes."""
     return f"{container}#{encodable(name)}"
 
 
 def encodable(text: str) -> str:
-    """A text that may hold bytes which are not UTF-8, with these as escapes."""
+    """Replaces the surrogates in a string, which stand for bytes that are not UTF-8, by escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def has_wildcards(uri: str) -> bool:
-    """Whether a URI looks like a glob, which a name may, too."""
+    """Whether a URI contains wildcards; it may be a glob, or a file name that contains them."""
     return any(wildcard in uri for wildcard in "*?[")
 
 
 def without_wildcards(pattern: str) -> str:
-    """The folder of a glob above its first wildcard."""
+    """The folder part of a glob, up to its first component with a wildcard."""
     parts = pattern.split("/")
     first = next((place for place, part in enumerate(parts) if has_wildcards(part)), len(parts) - 1)
     return "/".join(parts[:first]) or "/"
 
 
 def is_folder_marker(uri: str) -> bool:
-    """Whether a remote file is only the empty object that stands for a folder where a store has none."""
+    """Whether a remote file is an empty object that stands for a folder, in a store without folders."""
     return uri.endswith("/")

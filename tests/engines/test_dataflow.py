@@ -24,7 +24,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from beamscribe.jobs import cli
 from beamscribe.jobs.runners import dataflow_runner
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.caption_archive import CaptionHandler
+from beamscribe.pipelines.caption_shard import CaptionHandler
 from beamscribe.pipelines.control import lease
 from beamscribe.pipelines.inference import PhotoStream
 from beamscribe.pipelines.photos import PhotoRef, Shard
@@ -144,7 +144,7 @@ def test_the_job_asks_for_a_gpu_where_the_model_runs_and_nowhere_else(bucket, se
     copy = tmp_path / "job.json"
     assert caption(bucket, service, "--gpu", "nvidia-l4", "--dataflow_job_file", str(copy)) == 1
     output = capsys.readouterr()
-    assert output.err.splitlines()[-1].startswith("beamscribe caption: the job ended and has listed nothing"), (
+    assert output.err.splitlines()[-1].startswith("beamscribe caption: the job has ended without listing anything"), (
         output.err
     )
     assert "Traceback" not in output.err

@@ -25,8 +25,8 @@ from beamscribe.jobs import cli
 from beamscribe.jobs.commands import caption
 from beamscribe.jobs.flink.cluster import INSTALLED, Cluster, flink_version
 from beamscribe.model.errors import UserError
-from beamscribe.pipelines.output import rows
-from tests.engines.archive import make_archive
+from beamscribe.pipelines.output import layout, rows
+from tests.archives import make_archive
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "flink"
 
@@ -77,7 +77,7 @@ def start(cluster: Cluster, job: list[str], log: Path, parallelism: int = 2) -> 
 
 def rows_of(output: Path) -> dict[str, dict]:
     """All rows by their photos, each of which has one."""
-    found = [row for path in rows.committed_files(str(output)) for row in rows.read_table(path).to_pylist()]
+    found = [row for path in layout.committed_files(str(output)) for row in rows.read_table(path).to_pylist()]
     by_photo = {row["photo"]: row for row in found}
     assert len(by_photo) == len(found)
     return by_photo
@@ -111,7 +111,7 @@ def shards_begun(cluster: Cluster, since: dict[str, int]) -> list[tuple[str, str
 
 
 def committed_shards(output: Path) -> set[int]:
-    return {int(path[-13:-8]) for path in rows.committed_files(str(output))}
+    return {int(path[-13:-8]) for path in layout.committed_files(str(output))}
 
 
 def began_again(cluster: Cluster) -> bool:
@@ -136,7 +136,7 @@ def test_captions_are_those_of_the_direct_runner(cluster, tmp_path):
     workers = collections.Counter(pid for _, pid, _ in begun)
     assert sorted(pid for _, pid in logged(cluster, r"process (\d+) loads the model", since)) == sorted(workers)
     assert len(workers) == 2 and min(workers.values()) >= len(begun) // 4
-    assert len(begun) == len({shard for _, _, shard in begun}) == len(rows.committed_files(str(tmp_path / "flink")))
+    assert len(begun) == len({shard for _, _, shard in begun}) == len(layout.committed_files(str(tmp_path / "flink")))
 
 
 def test_a_task_manager_is_killed(cluster, tmp_path, tiny_bundle):
@@ -204,7 +204,7 @@ def test_what_a_user_may_get_wrong(cluster, tmp_path, capsys, make_photo):
     make_photo(tmp_path / "photos" / "1.jpg")
     job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=FlinkRunner"]
     assert cli.main([*job, "--flink_master=localhost:1"]) == 1
-    assert "--flink_master: no Flink answers at http://localhost:1: " in capsys.readouterr().err
+    assert "--flink_master: no Flink job manager answers at http://localhost:1: " in capsys.readouterr().err
     command = [sys.executable, "-m", "beamscribe.jobs.flink.cluster", "start", "--folder", str(cluster.folder)]
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 1 and "runs already; stop it first" in second.stderr
@@ -240,7 +240,7 @@ def test_processes_of_others_are_left_alone(tmp_path):
 
 def test_all_ports_are_looked_at(tmp_path):
     first = free_ports(3)
-    complaint = f"port {first + 2} is in use; give 3 free ones in a row"
+    complaint = f"port {first + 2} is in use; give the first of 3 free ports in a row with --port"
     with socket.create_server(("localhost", first + 2)), pytest.raises(UserError, match=complaint):
         Cluster(tmp_path / "flink", first).start(1)
     assert not (tmp_path / "flink").exists()

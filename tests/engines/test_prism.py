@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 
 from beamscribe.jobs import cli
-from beamscribe.pipelines.output import rows
-from tests.engines.archive import make_archive
+from beamscribe.pipelines.output import layout
+from tests import packages, users_folder
+from tests.archives import make_archive
 from tests.engines.test_flink import rows_of, wait_until
 from tests.test_hostile import check_misbehaving_decoders
 
@@ -25,7 +26,7 @@ def test_it_ends_with_a_launcher_that_is_killed(tmp_path, tiny_bundle):
     photos = make_archive(tmp_path / "photos", 400)
     job = ["caption", "--input", str(photos), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
     launcher = psutil.Popen([sys.executable, "-m", "beamscribe.jobs.cli", *job, "--shard-size", "8", *PRISM])
-    wait_until(lambda: rows.committed_files(str(tmp_path / "out")))
+    wait_until(lambda: layout.committed_files(str(tmp_path / "out")))
     assert running()
     launcher.kill()
     launcher.wait()
@@ -52,10 +53,21 @@ def test_a_decoder_that_aborts_or_hangs_costs_its_photo_alone(tmp_path, tiny_bun
     check_misbehaving_decoders(tmp_path, tiny_bundle, make_photo, *PRISM)
 
 
+def test_no_module_of_the_user_is_imported(installed, tmp_path, tiny_bundle):
+    photos = make_archive(tmp_path / "photos", 50)
+    folder = users_folder.make(tmp_path / "folder")
+    job = ["caption", "--input", photos, "--output", tmp_path / "out", "--bundle", tiny_bundle, "--shard-size", "16"]
+    done = packages.start(installed.bin / "beamscribe", *job, *PRISM, folder=folder)
+    assert users_folder.imported(folder) == ""
+    assert done.returncode == 0, done.stderr
+    assert "listed 50 = skipped 0 + captioned 50 + failed 0" in done.stdout
+    assert "Traceback" not in done.stderr, done.stderr
+
+
 def test_what_a_user_may_get_wrong(tmp_path, capsys, make_photo):
     make_photo(tmp_path / "photos" / "1.jpg")
     job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=PrismRunner"]
     assert cli.main([*job, f"--prism_location={tmp_path / 'none'}"]) == 1
     assert capsys.readouterr().err == (
-        f"beamscribe caption: --prism_location: there is no {tmp_path / 'none'}; build it with `make prism`\n"
+        f"beamscribe caption: --prism_location: there is no file {tmp_path / 'none'}; build it with `make prism`\n"
     )

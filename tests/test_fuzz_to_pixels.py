@@ -16,7 +16,7 @@ from PIL import Image
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.images import to_pixels
 from beamscribe.pipelines.images.process_pool import ImagePool
-from tests.test_decoding import COLOURED, GREY, encoded, png, png_chunk, rgb_tags, tiff
+from tests.test_to_pixels import COLOURED, GREY, encoded, png, png_chunk, rgb_tags, tiff
 
 SIZE = 32
 # Far above the samples' size: a damaged width may be honest for all the decoder knows.

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.images import image_process, process_pool, to_pixels
 from beamscribe.pipelines.images.process_pool import ImagePool
 from beamscribe.pipelines.photos import PhotoRef
-from beamscribe.pipelines.sources import reading
+from beamscribe.pipelines.sources import photo_reader, reading
+from beamscribe.pipelines.sources.photo_reader import PhotoReader
 
 # Runs in the decoding process instead of the real decoder: does as a photo's bytes say.
 MISBEHAVING = """
@@ -39,13 +41,18 @@ def pool():
 
 
 @pytest.fixture
+def reader(pool):
+    return PhotoReader(pool)
+
+
+@pytest.fixture
 def misbehaving(monkeypatch, tmp_path):
     """A decoder that aborts or never ends where the bytes ask for it, in the real processes."""
     (tmp_path / "misbehaving_decoder.py").write_text(
         MISBEHAVING + "def decode_all(photos, *options):\n    return [decode(data, *options) for data in photos]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.getcwd()}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}")
     import misbehaving_decoder
 
     monkeypatch.setattr(to_pixels, "convert_all", misbehaving_decoder.decode_all)
@@ -60,25 +67,25 @@ def refs_of(folder, contents):
     return refs
 
 
-def test_every_photo_comes_in_order(pool, tmp_path, make_photo):
+def test_every_photo_comes_in_order(reader, tmp_path, make_photo):
     refs = [PhotoRef(str(make_photo(tmp_path / f"{i:03d}.jpg")), "") for i in range(50)]
-    photos = list(pool.stream(refs, 16))
+    photos = list(reader.stream(refs, 16))
     assert [photo.ref for photo in photos] == refs
     assert all(photo.picture.pixels.shape == (16, 16, 3) for photo in photos)
 
 
-def test_a_crash_and_a_hang_cost_one_photo_each(misbehaving, pool, tmp_path, make_photo):
+def test_a_crash_and_a_hang_cost_one_photo_each(misbehaving, reader, tmp_path, make_photo):
     good = make_photo(tmp_path / "good.jpg").read_bytes()
     contents = [good] * 20
     contents[5], contents[12] = b"abort", b"hang"
-    photos = list(pool.stream(refs_of(tmp_path, contents), 16))
+    photos = list(reader.stream(refs_of(tmp_path, contents), 16))
     failures = {i: photo.picture.failure for i, photo in enumerate(photos) if photo.picture.failure}
     assert {i: failure.error for i, failure in failures.items()} == {5: ErrorCode.DECODER_CRASH, 12: ErrorCode.TIMEOUT}
     # The pool goes on with new processes.
-    assert next(pool.stream(refs_of(tmp_path, [good]), 16)).picture.failure is None
+    assert next(reader.stream(refs_of(tmp_path, [good]), 16)).picture.failure is None
 
 
-def test_reading_failures_have_their_codes(pool, tmp_path):
+def test_reading_failures_have_their_codes(reader, tmp_path):
     (tmp_path / "nothing.jpg").symlink_to(tmp_path / "gone.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     paths = {
@@ -89,21 +96,21 @@ def test_reading_failures_have_their_codes(pool, tmp_path):
     }
     if sys.platform != "linux":
         del paths["/proc/self/mem"]
-    photos = list(pool.stream([PhotoRef(str(path), "") for path in paths], 16))
+    photos = list(reader.stream([PhotoRef(str(path), "") for path in paths], 16))
     assert [photo.picture.failure.error for photo in photos] == list(paths.values())
     assert {photo.picture.failure.stage for photo in photos} == {Stage.READ}
 
 
-def test_permission_is_told_from_other_errors(pool, monkeypatch):
+def test_permission_is_told_from_other_errors(reader, monkeypatch):
     def refuse(uri):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(reading.stores, "read", refuse)
-    assert next(pool.stream([PhotoRef("/x.jpg", "")], 16)).picture.failure.error == ErrorCode.PERMISSION
+    assert next(reader.stream([PhotoRef("/x.jpg", "")], 16)).picture.failure.error == ErrorCode.PERMISSION
 
 
-def test_the_processes_import_only_the_decoders(pool, tmp_path, make_photo):
-    next(pool.stream([PhotoRef(str(make_photo(tmp_path / "a.jpg")), "")], 16))
+def test_the_processes_import_only_the_codecs(pool, reader, tmp_path, make_photo):
+    next(reader.stream([PhotoRef(str(make_photo(tmp_path / "a.jpg")), "")], 16))
     heavy = pool._processes.schedule(
         eval,
         ("[m for m in ('apache_beam', 'tensorflow', 'keras', 'pyarrow', 'jobs') if m in __import__('sys').modules]",),
@@ -113,16 +120,17 @@ def test_the_processes_import_only_the_decoders(pool, tmp_path, make_photo):
 
 def test_chunks_are_bounded_in_photos_and_in_bytes():
     small = [PhotoRef(str(i), "", 10) for i in range(20)]
-    large = [PhotoRef(str(i), "", process_pool.CHUNK_BYTES) for i in range(3)]
-    assert [len(chunk) for chunk in process_pool._chunks(small)] == [8, 8, 4]
-    assert [len(chunk) for chunk in process_pool._chunks(large)] == [1, 1, 1]
+    large = [PhotoRef(str(i), "", photo_reader.CHUNK_BYTES) for i in range(3)]
+    assert [len(chunk) for chunk in photo_reader.chunks(small)] == [8, 8, 4]
+    assert [len(chunk) for chunk in photo_reader.chunks(large)] == [1, 1, 1]
 
 
 def test_no_process_is_left_behind(tmp_path, make_photo):
     photo = make_photo(tmp_path / "a.jpg")
     script = (
-        "from beamscribe.pipelines.images import process_pool; from beamscribe.pipelines.photos import PhotoRef\n"
-        f"next(process_pool.shared().stream([PhotoRef({str(photo)!r}, '')], 16))\n"
+        "from beamscribe.pipelines.images import process_pool\nfrom beamscribe.pipelines.photos import PhotoRef\n"
+        "from beamscribe.pipelines.sources import photo_reader\n"
+        f"next(photo_reader.shared().stream([PhotoRef({str(photo)!r}, '')], 16))\n"
         "print(*[p.pid for p in process_pool.shared()._processes._pool_manager.worker_manager.workers.values()])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
@@ -225,7 +233,7 @@ def test_memory_is_limited_and_what_needs_more_is_one_failure(tmp_path, make_pho
     pool = ImagePool(workers=1, memory=512 * 2**20)
     try:
         contents = [good, plain_png(14_000, 10_000), good]
-        before, failed, after = pool.stream(refs_of(tmp_path, contents), 16)
+        before, failed, after = PhotoReader(pool).stream(refs_of(tmp_path, contents), 16)
         (pid,) = pool._processes._pool_manager.worker_manager.workers
         with open(f"/proc/{pid}/limits") as file:
             limits = next(line.split() for line in file if line.startswith("Max address space"))
@@ -241,7 +249,7 @@ def test_an_honest_photo_of_the_largest_size_is_decoded(tmp_path):
     width, height = 20_000, to_pixels.MAX_PIXELS // 20_000
     pool = ImagePool(workers=1, timeout=300)
     try:
-        [photo] = pool.stream(refs_of(tmp_path, [plain_png(width, height)]), 64)
+        [photo] = PhotoReader(pool).stream(refs_of(tmp_path, [plain_png(width, height)]), 64)
     finally:
         pool.close()
     assert photo.picture.failure is None

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 import zipfile
 
 import psutil
@@ -24,12 +23,11 @@ from beamscribe.model import bundle
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines import bundle_cache, listing, stores
 from beamscribe.pipelines.control import lease
-from beamscribe.pipelines.output import rows
+from beamscribe.pipelines.output import layout, rows
 from beamscribe.pipelines.sources import ranges
 from beamscribe.pipelines.sources.base import ListOptions, Source
 from beamscribe.pipelines.stores import gcs, retries
-from tests.engines.archive import make_archive
-from tests.fault_proxy import faulty
+from tests.archives import make_archive
 
 PHOTOS = 220
 
@@ -38,36 +36,6 @@ PHOTOS = 220
 def photos(tmp_path_factory):
     """Files, none of them equal to another."""
     return sorted(make_archive(tmp_path_factory.mktemp("archive") / "photos", PHOTOS).iterdir())
-
-
-@pytest.fixture
-def requests():
-    """Methods and paths of all requests."""
-    return []
-
-
-@pytest.fixture
-def fault():
-    """What decides on faults: the function in it, once there is one."""
-    return []
-
-
-@pytest.fixture
-def bucket(object_store, monkeypatch, tmp_path, requests, fault):
-    """URI of an empty bucket, behind a proxy."""
-
-    def decide(method, path):
-        requests.append((method, path))
-        return fault[0](method, path) if fault else None
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with faulty(object_store, decide) as address:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        gcs._client.cache_clear()
-        name = f"archive-{uuid.uuid4().hex[:8]}"
-        gcs._client().create_bucket(name)
-        yield f"gs://{name}"
-        gcs._client.cache_clear()
 
 
 def upload(files, folder):
@@ -83,7 +51,7 @@ def upload_bundle(folder, uri):
 
 
 def rows_of(output):
-    return [row for path in rows.committed_files(output) for row in rows.read_table(path).to_pylist()]
+    return [row for path in layout.committed_files(output) for row in rows.read_table(path).to_pylist()]
 
 
 def captions_of(output):
@@ -127,7 +95,7 @@ def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, caps
 
     assert cli.main(["verify", f"{bucket}/out", "--input", f"{bucket}/photos"]) == 0
     assert cli.main(["compact", f"{bucket}/out"]) == 0
-    assert len(rows.committed_files(f"{bucket}/out")) == 1 and len(rows_of(f"{bucket}/out")) == count + 2
+    assert len(layout.committed_files(f"{bucket}/out")) == 1 and len(rows_of(f"{bucket}/out")) == count + 2
     assert cli.main(["verify", f"{bucket}/out", "--input", f"{bucket}/photos"]) == 0
     assert cli.main(["show", f"{bucket}/out"]) == 0
     assert cli.main(arguments) == 0
@@ -194,7 +162,7 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     captions = captions_of(f"{bucket}/out")
     assert captions.keys() == {path.name for path in some} and all(len(of) == 1 for of in captions.values())
     assert given["GET"] and given["POST"] and given["list"] and all(given[kind] for kind in kinds), given
-    counted = int(re.search(r"made again: (\d+)", output)[1])
+    counted = int(re.search(r"retried requests to stores: (\d+)", output)[1])
     # Those that write the report itself, and what comes after it, are not in it.
     total = sum(given[kind] for kind in kinds)
     assert 0.8 * total < counted <= total
@@ -207,7 +175,7 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     fault.append(lambda method, path: left.pop() if left and method == "GET" and "/o?" in path else None)
     assert cli.main([*arguments, "--bundle", f"{bucket}/tiny"]) == 0
     output = capsys.readouterr().out
-    assert f"skipped {len(some)} + captioned 0" in output and "made again: 3\n" in output
+    assert f"skipped {len(some)} + captioned 0" in output and "retried requests to stores: 3\n" in output
 
 
 @pytest.mark.parametrize("size", [10, 9 * 2**20])
@@ -232,7 +200,7 @@ def test_a_job_that_is_killed_goes_on(bucket, photos, tiny_bundle, tmp_path, cap
             [sys.executable, "-m", "beamscribe.jobs.cli", *arguments], stdout=log, stderr=log, start_new_session=True
         )
         end = time.monotonic() + 120
-        while len(rows.committed_files(f"{bucket}/out")) < 2:
+        while len(layout.committed_files(f"{bucket}/out")) < 2:
             assert job.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
             time.sleep(0.05)
         os.killpg(job.pid, signal.SIGKILL)
@@ -271,7 +239,7 @@ def test_an_object_that_the_store_unpacks(bucket):
     blob = gcs._blob(f"{bucket}/list.txt")
     blob.content_encoding = "gzip"
     blob.upload_from_string(gzip.compress(b"a.jpg"))
-    found = stores.metadata(f"{bucket}/list.txt")
+    found = stores.stat(f"{bucket}/list.txt")
     assert found and (found.size, found.md5) == (0, "")
     with stores.opened(f"{bucket}/list.txt") as stream:
         assert stream.read() == b"a.jpg"
@@ -295,3 +263,16 @@ def test_a_folder_and_a_glob_are_split_by_ranges_of_names(bucket, monkeypatch):
         assert list(itertools.chain.from_iterable(found)) == list(listing.list_source(source, ListOptions()))
         assert max(map(len, found)) < len(names) / 2
     assert f"{bucket}/photos/2020/05/x.zip#inside.jpg" in {ref.photo for ref in listing.list_photos([globs[1].uri])}
+
+
+def test_an_archive_in_a_bucket_is_captioned_into_a_bucket(bucket, tmp_path, tiny_bundle, make_photo, capsys):
+    for index in range(5):
+        stores.replace(f"{bucket}/photos/{index}.jpg", make_photo(tmp_path / f"{index}.jpg").read_bytes())
+    stores.replace(f"{bucket}/photos/text.jpg", b"not a photo")
+    arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out", "--bundle", str(tiny_bundle)]
+    assert cli.main(arguments) == 0
+    assert "listed 6 = skipped 0 + captioned 5 + failed 1" in capsys.readouterr().out
+    (path,) = layout.committed_files(f"{bucket}/out")
+    assert sorted(rows.read_table(path)["error"].drop_null().to_pylist()) == ["not_an_image"]
+    assert cli.main(arguments) == 0
+    assert "listed 6 = skipped 6 + captioned 0 + failed 0" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Photos for the tests of engines: real ones, or crops of the samples."""
+"""Photos for tests of engines and stores: real ones, or crops of the samples."""
 
 import os
 import random
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-SAMPLES = Path(__file__).parents[2] / "samples"
+SAMPLES = Path(__file__).parents[1] / "samples"
 
 
 def make_archive(folder: Path, count: int) -> Path:

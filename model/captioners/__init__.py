@@ -1,0 +1,1 @@
+"""Captioners: what a worker loads, and gives photos to."""

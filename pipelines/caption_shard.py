@@ -1,0 +1,219 @@
+"""Captions a shard on a worker: reads the photos, captions them, and commits their rows as one file."""
+
+import dataclasses
+import datetime
+import io
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from apache_beam.ml.inference.base import ModelHandler
+
+from beamscribe.model.caption_settings import draws
+from beamscribe.model.captioners.exported_model import CaptionModel
+from beamscribe.pipelines import bundle_cache, stores
+from beamscribe.pipelines.caption_options import CaptionOptions
+from beamscribe.pipelines.control import stopping
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines.inference import PhotoStream, infer
+from beamscribe.pipelines.output import frozen_plan, layout
+from beamscribe.pipelines.output.documents import PlannedShard
+from beamscribe.pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, Shard, ShardResult, caption_table
+from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
+from beamscribe.pipelines.stores import retries, uris
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class CaptionHandler(ModelHandler[PhotoStream, str, CaptionModel]):
+    """Captions a shard and commits it: every photo becomes a row of the shard's file.
+
+    One step does both, since an engine may run a step with a resource hint apart from the other steps. A separate step
+    that commits would then start only after all shards are captioned, and a separate step that looks for commits would
+    end before the first one.
+
+    Args:
+      options: options of the job.
+    """
+
+    def __init__(self, options: CaptionOptions):
+        self._options = options
+
+    def load_model(self) -> CaptionModel:
+        """Loads the model; Beam calls this once per process."""
+        _LOGGER.info("process %d loads the model", os.getpid())
+        return CaptionModel(bundle_cache.fetched(self._options.bundle, self._options.model))
+
+    def get_num_bytes(self, batch: Sequence[PhotoStream]) -> int:
+        """Returns 0: Beam's default would pickle the shard to measure it."""
+        return 0
+
+    # Beam calls this argument a batch; with batching switched off, it is one shard.
+    def run_inference(
+        self, batch: Any, model: CaptionModel, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[str]:
+        """Reads, captions and commits one shard.
+
+        Yields:
+          The path of the committed file; nothing if the shard is committed already or the run was asked to stop.
+
+        Raises:
+          StoreGoneError: the store of the photos does not respond.
+          OSError: the commit failed.
+        """
+        shard = batch.shard
+        if is_to_do(shard.index, self._options):
+            yield commit(self._captioned(shard, model), self._options)
+
+    def _captioned(self, shard: Shard, model: CaptionModel) -> ShardResult:
+        _LOGGER.info("process %d captions shard %d", os.getpid(), shard.index)
+
+        def caption(images: np.ndarray, photos: list[str]) -> list[list[Alternative]]:
+            settings = self._options.settings
+            uniforms = draws(photos, settings, 1 + self._options.alternatives, model.longest)
+            captions, scores = model.caption(images, settings, uniforms)
+            return [
+                [Alternative(str(text), float(score)) for text, score in zip(*of_photo, strict=True)]
+                for of_photo in zip(captions, scores, strict=True)
+            ]
+
+        read = ReadOptions(self._options.sources, self._options.max_pixels)
+
+        def rows_of(part: Shard) -> list[CaptionRow]:
+            photos = check_store(PhotoStream(part).pictures(model.image_size, read), self._options)
+            return [
+                row(photo, result, self._options) for photo, result in infer(photos, caption, self._options.batch_size)
+            ]
+
+        return ShardResult(shard.index, tuple(with_duplicates(shard, rows_of)), retries.take())
+
+
+# If the first photos of a shard, this many, all can't be read, the store may be gone.
+FAILURES_IN_A_ROW = 16
+
+
+def check_store(photos: Iterable[Photo], options: CaptionOptions) -> Iterator[Photo]:
+    """Passes photos on, unless their store is gone: then the shard is not committed, and a later run captions it.
+
+    Raises:
+      StoreGoneError: the first `FAILURES_IN_A_ROW` photos could not be read because their store is gone.
+    """
+    failed: list[Photo] = []
+    photos = iter(photos)
+    for photo in photos:
+        failure = photo.picture.failure
+        if failure is None or failure.stage != Stage.READ:
+            break
+        failed.append(photo)
+        if len(failed) == FAILURES_IN_A_ROW and (reason := store_problem(failed, options)):
+            raise StoreGoneError(f"{reason}; make sure that the store is available, and run the job again")
+    else:
+        yield from failed
+        return
+    yield from (*failed, photo)
+    yield from photos
+
+
+def store_problem(failed: Sequence[Photo], options: CaptionOptions) -> str | None:
+    """Why photos can't be read, if their store is to blame; None if each photo may have its own reason."""
+    for uri in options.inputs:
+        if stores.is_local(uri) and not uris.has_wildcards(uri) and not stores.exists(uri):
+            return f"the input {uri} no longer exists"
+    failures = [
+        photo.picture.failure for photo in failed if not stores.is_local(photo.ref.container or photo.ref.photo)
+    ]
+    if len(failures) == len(failed) and all(failure.error == ErrorCode.UNREADABLE for failure in failures if failure):
+        return f"can't read any of {len(failed)} photos; the first is {failed[0].ref.photo}: {failures[0].message}"  # type: ignore
+    return None
+
+
+class StoreGoneError(Exception):
+    """The store of the photos no longer responds."""
+
+
+def with_duplicates(shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]]) -> Iterator[CaptionRow]:
+    """Makes the rows of a shard; the row of a duplicate is a copy of its original's row.
+
+    If the original was deleted or changed after the plan was made, its duplicates are read and captioned themselves.
+
+    Args:
+      shard: photos; those that are duplicates have `same_as` set.
+      rows_of: reads and captions the photos of a shard that are not duplicates.
+    """
+    rows = rows_of(shard)
+    yield from rows
+    found = {of.photo: of for of in rows}
+    alone = []
+    for ref in shard.photos:
+        if not ref.same_as:
+            continue
+        original = found.get(ref.same_as)
+        # Without a SHA-256, the MD5s are equal, and reading the original has checked its MD5.
+        if original and original.sha256 and original.sha256 == (ref.sha256 or original.sha256):
+            yield dataclasses.replace(original, photo=ref.photo, etag=ref.etag)
+        else:
+            alone.append(ref._replace(same_as=""))
+    if alone:
+        yield from rows_of(Shard(shard.index, tuple(alone)))
+
+
+def row(photo: Photo, result: list[Alternative] | Failure, options: CaptionOptions) -> CaptionRow:
+    """Makes the output row of a photo.
+
+    Args:
+      photo: the photo with its pixels or its failure.
+      result: captions of the photo, best first, or its failure.
+      options: options of the job.
+    """
+    ref, picture = photo
+    failure = result if isinstance(result, Failure) else None
+    captions = [] if isinstance(result, Failure) else result
+    return CaptionRow(
+        photo=ref.photo,
+        etag=ref.etag,
+        sha256=picture.sha256,
+        width=picture.width,
+        height=picture.height,
+        status=FAILED if failure else CAPTIONED,
+        caption=captions[0].caption if captions else None,
+        score=captions[0].score if captions else None,
+        alternatives=tuple(captions[1 : options.alternatives + 1]),
+        stage=failure.stage if failure else None,
+        error=failure.error if failure else None,
+        message=failure.message if failure else None,
+        model=options.model,
+        settings=options.settings_fingerprint,
+        written_at=datetime.datetime.now(datetime.UTC),
+    )
+
+
+def open_shard(planned: PlannedShard) -> PhotoStream:
+    """Reads a planned shard: the references to its photos."""
+    return PhotoStream(frozen_plan.read_shard(planned))
+
+
+def is_to_do(index: int, options: CaptionOptions) -> bool:
+    """Whether a shard still has to be captioned: it is not committed, and the run was not asked to stop."""
+    committed = stores.exists(layout.shard_file(options.output, options.run, index))
+    return not committed and not stopping.is_asked(options.folder)
+
+
+def commit(result: ShardResult, options: CaptionOptions) -> str:
+    """Writes the rows of a shard as one file, unless that file exists already.
+
+    The write is atomic. If several attempts commit the same shard, the first commit stands.
+
+    Returns:
+      The path of the file.
+
+    Raises:
+      OSError: the store reported an error.
+    """
+    path = layout.shard_file(options.output, options.run, result.index)
+    buffer = io.BytesIO()
+    pq.write_table(caption_table(result.rows, result.retries), buffer, compression="zstd", write_page_checksum=True)
+    stores.create(path, buffer.getvalue())
+    return path

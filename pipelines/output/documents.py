@@ -1,0 +1,207 @@
+"""The JSON files of a run: `config.json`, `plan.json`, `report.json`, `compaction.json` and `stop.json`.
+
+The names of the fields are the keys in the files.
+"""
+
+import dataclasses
+import datetime
+from typing import Annotated, ClassVar
+
+import pydantic
+
+from beamscribe.model.documents import Document
+
+_CAPTIONS_STAND = "restore it from a backup; the captions do not depend on it"
+
+# Times are written in ISO 8601, with the time zone as a numeric offset.
+Time = Annotated[datetime.datetime, pydantic.PlainSerializer(datetime.datetime.isoformat, when_used="json")]
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleName:
+    """The bundle of a run: its name and its fingerprint."""
+
+    name: str
+    fingerprint: str
+
+
+class Config(Document):
+    """The configuration of a run; the content of `config.json`.
+
+    Attributes:
+      run: id of the run.
+      inputs: URIs of the inputs.
+      output: the folder that holds the captions of all runs.
+      bundle: the model bundle.
+      settings: fingerprint of the caption settings.
+      recaption: photos to caption again; see `ledger.DoneRule`.
+      max_pixels: width × height above which a photo is refused.
+      runner: name of the Beam runner.
+      version: version of Beamscribe.
+      started_at: when the job started.
+    """
+
+    REMEDY: ClassVar[str] = _CAPTIONS_STAND
+
+    run: str
+    inputs: tuple[str, ...]
+    output: str
+    bundle: BundleName
+    settings: str
+    recaption: tuple[str, ...]
+    max_pixels: int
+    runner: str
+    version: str
+    started_at: Time
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class PlannedShard:
+    """A shard of the plan: its number, the number of its photos, and the files that list them."""
+
+    index: int
+    photos: int
+    paths: tuple[str, ...]
+
+
+class Plan(Document):
+    """The plan of a run; the content of `plan.json`.
+
+    Attributes:
+      run: id of the run.
+      listed: number of photos in the listing.
+      skipped: number of listed photos that the ledger counts as done.
+      planned: number of photos to caption: `listed` - `skipped`.
+      duplicates: number of planned photos with the same bytes as another one, which are not read themselves.
+      outdated: number of skipped photos that were captioned by another model or with other settings.
+      ignored: number of ignored files by kind.
+      shards: shards of the run.
+    """
+
+    REMEDY: ClassVar[str] = _CAPTIONS_STAND
+
+    run: str
+    listed: int
+    skipped: int
+    planned: int
+    duplicates: int
+    outdated: int
+    ignored: dict[str, int]
+    shards: tuple[PlannedShard, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A failed photo; the fields are columns of `CAPTION_SCHEMA`."""
+
+    photo: str
+    stage: str
+    error: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A captioned photo; the fields are columns of `CAPTION_SCHEMA`."""
+
+    photo: str
+    caption: str
+    score: float
+
+
+class Report(Document):
+    """The report of a run; the content of `report.json`.
+
+    Attributes:
+      run: id of the run.
+      inputs: URIs of the inputs.
+      output: the folder that holds the captions of all runs.
+      bundle: name of the model bundle.
+      fingerprint: fingerprint of the bundle.
+      settings: fingerprint of the caption settings.
+      runner: name of the Beam runner.
+      version: version of Beamscribe.
+      started_at: when the job started.
+      finished_at: when the job ended, after its last commit.
+      seconds: time between the two.
+      listed: number of photos in the listing.
+      skipped: number of listed photos that the ledger counts as done.
+      outdated: number of skipped photos that were captioned by another model or with other settings.
+      duplicates: number of planned photos with the same bytes as another one, which were not read themselves.
+      ignored: number of ignored files by kind.
+      captioned: number of rows with a caption.
+      failed: number of rows without a caption.
+      photos_per_second: rows per second, from start to end.
+      retries: number of retried requests to remote stores.
+      failures: number of rows by error code, most frequent first.
+      examples: examples of failed photos, for every code.
+      samples: a random sample of the captioned photos.
+      missing: examples of planned photos that have no row.
+      balanced: whether `listed = skipped + captioned + failed`, and every planned photo has a row.
+    """
+
+    REMEDY: ClassVar[str] = _CAPTIONS_STAND
+
+    run: str
+    inputs: tuple[str, ...]
+    output: str
+    bundle: str
+    fingerprint: str
+    settings: str
+    runner: str
+    version: str
+    started_at: Time
+    finished_at: Time
+    seconds: float
+    listed: int
+    skipped: int
+    outdated: int
+    duplicates: int
+    ignored: dict[str, int]
+    captioned: int
+    failed: int
+    photos_per_second: float
+    retries: int
+    failures: dict[str, int]
+    examples: tuple[Example, ...]
+    samples: tuple[Sample, ...]
+    missing: tuple[str, ...]
+    balanced: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecord:
+    """A shard file: its path in the output folder, its rows and bytes, and its rows' digest total, hexadecimal."""
+
+    file: str
+    rows: int
+    bytes: int
+    digest: str
+
+
+class Compaction(Document):
+    """The record of a compaction; the content of `compaction.json`.
+
+    Attributes:
+      run: id of the run that consists of the new files.
+      written_at: when the new files had been checked.
+      runs: ids of the runs that were compacted; the rows that their plans and reports describe no longer exist there.
+      rows: number of rows in the new files, one per photo.
+      digest: digest total of these rows, hexadecimal.
+      sources: the files that were compacted.
+      results: the new files.
+    """
+
+    run: str
+    written_at: Time
+    runs: tuple[str, ...]
+    rows: int
+    digest: str
+    sources: tuple[FileRecord, ...]
+    results: tuple[FileRecord, ...]
+
+
+class StopRequest(Document):
+    """A request to stop a run early, with its reason; the content of `stop.json`."""
+
+    reason: str

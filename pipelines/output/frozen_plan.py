@@ -1,0 +1,117 @@
+"""The frozen plan of a run: files that list its photos, and `plan.json`, which states the files that count.
+
+Engines retry steps. A retry may list other photos, but the run keeps the plan that was written first.
+"""
+
+import hashlib
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import pyarrow.parquet as pq
+
+from beamscribe.pipelines import stores
+from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.output.documents import Plan, PlannedShard
+from beamscribe.pipelines.photos import PhotoRef, Shard, photo_table, photos_of
+
+_T = TypeVar("_T")
+
+
+class Unit(NamedTuple):
+    """Photos that stay in one shard, and the file that lists them.
+
+    Attributes:
+      container: URI of the container that holds the photos; empty for standalone files.
+      first: place of the first photo in the container; number of the unit for standalone files.
+      photos: number of photos.
+      duplicates: number of photos with the same bytes as another one, which are not read.
+      path: path of the file.
+    """
+
+    container: str
+    first: int
+    photos: int
+    duplicates: int
+    path: str
+
+
+def path_of(folder: str) -> str:
+    """The path of a run's plan.
+
+    Args:
+      folder: folder of the run.
+    """
+    return stores.join(folder, layout.PLAN)
+
+
+def read(folder: str) -> Plan | None:
+    """Reads the plan of a run; None if it does not exist yet.
+
+    Args:
+      folder: folder of the run.
+
+    Raises:
+      OSError: the store reported an error.
+      DocumentError: the plan is damaged, or a newer version wrote it.
+    """
+    path = path_of(folder)
+    return Plan.from_json(stores.read(path), path) if stores.exists(path) else None
+
+
+def write(folder: str, plan: Plan) -> Plan:
+    """Writes the plan of a run, unless another attempt has already written one.
+
+    Args:
+      folder: folder of the run.
+      plan: the plan to write.
+
+    Returns:
+      The plan that the run has.
+
+    Raises:
+      OSError: the store reported an error.
+      DocumentError: the plan that the run has is damaged, or a newer version wrote it.
+    """
+    stores.create(path_of(folder), plan.to_json())
+    return Plan.from_json(stores.read(path_of(folder)), path_of(folder))
+
+
+def unless_planned(element: _T, folder: str) -> Iterator[_T]:
+    """Passes an element on if the run has no plan yet.
+
+    Args:
+      element: input of the planning.
+      folder: folder of the run.
+    """
+    if not stores.exists(path_of(folder)):
+        yield element
+
+
+def write_unit(folder: str, container: str, first: int, photos: Sequence[PhotoRef]) -> Unit:
+    """Writes the photos of a unit to a file that is named after the digest of its content.
+
+    An attempt that lists other photos thus writes another file, and `plan.json` states the one that counts.
+
+    Args:
+      folder: folder of the run.
+      container, first: see `Unit`.
+      photos: photos of the unit, in the order in which they are read.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(photo_table(photos), buffer)
+    data = buffer.getvalue()
+    path = layout.photos_file(folder, hashlib.blake2b(data, digest_size=16).hexdigest())
+    stores.create(path, data)
+    return Unit(container, first, len(photos), sum(bool(ref.same_as) for ref in photos), path)
+
+
+def read_shard(planned: PlannedShard) -> Shard:
+    """Reads the photos of a planned shard.
+
+    Raises:
+      OSError: the store reported an error.
+    """
+    tables = (pq.read_table(io.BytesIO(stores.read(path))) for path in planned.paths)
+    return Shard(planned.index, tuple(itertools.chain.from_iterable(map(photos_of, tables))))

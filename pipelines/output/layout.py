@@ -1,0 +1,146 @@
+"""The layout of an output folder; no other module builds or parses its paths.
+
+captions/run=<run id>/shard-00012.parquet        rows: captions and failures
+exports/<format>/run=<run id>/shard-00012.jsonl  copies in other formats
+runs/<run id>/plan/…  plan.json  config.json  report.json  report.html  _SUCCESS  …
+leases/00000012.json                             the job that writes to the folder
+"""
+
+import datetime
+import re
+import uuid
+from collections.abc import Iterator
+
+from beamscribe.pipelines import stores
+
+# The formats of copies, with their file extensions.
+EXTENSIONS = {"tfrecord": ".tfrecord.gz", "jsonl": ".jsonl"}
+
+CONFIG = "config.json"
+PLAN = "plan.json"
+REPORT = "report.json"
+PAGE = "report.html"
+SUCCESS = "_SUCCESS"
+STOP = "stop.json"
+ERROR = "error.txt"
+COMPACTION = "compaction.json"
+
+_SHARD = re.compile(r"shard-(\d+)\.")
+
+
+def new_run(suffix: str = "") -> str:
+    """Makes an id for a run that starts now. Ids sort by time."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}{suffix}"
+
+
+def captions_folder(output: str) -> str:
+    """The folder of all committed shards."""
+    return stores.join(output, "captions")
+
+
+def runs_folder(output: str) -> str:
+    """The folder of the runs' plans and reports."""
+    return stores.join(output, "runs")
+
+
+def run_folder(output: str, run: str) -> str:
+    """The folder of a run's plan, configuration and report."""
+    return stores.join(output, "runs", run)
+
+
+def run_file(output: str, run: str, name: str) -> str:
+    """The path of a file of a run, such as `PLAN`."""
+    return stores.join(output, "runs", run, name)
+
+
+def run_files(output: str, name: str) -> list[str]:
+    """The files with a name, such as `PLAN`, in the folders of all runs, the oldest run first."""
+    return sorted(stores.within(output, "runs", "*", name))
+
+
+def run_of_file(path: str) -> str:
+    """The id of the run that a file from `run_files` belongs to."""
+    return path.split("/")[-2]
+
+
+def finished_runs(output: str) -> set[str]:
+    """The ids of the runs that finished and accounted for every photo."""
+    return set(map(run_of_file, run_files(output, SUCCESS)))
+
+
+def photos_file(folder: str, digest: str) -> str:
+    """The path of a plan's file of photos, which is named after the digest of its content.
+
+    Args:
+      folder: folder of the run.
+      digest: digest of the content, hexadecimal.
+    """
+    return stores.join(folder, "plan", f"photos-{digest}.parquet")
+
+
+def shard_file(output: str, run: str, index: int) -> str:
+    """The path to which a shard is committed."""
+    return stores.join(output, shard_name(run, index))
+
+
+def shard_name(run: str, index: int) -> str:
+    """The path to which a shard is committed, relative to the output folder."""
+    return f"captions/run={run}/shard-{index:05d}.parquet"
+
+
+def committed_files(output: str, run: str = "*") -> list[str]:
+    """The shard files of a run, or of all runs, sorted by run and shard."""
+    return sorted(stores.within(output, "captions", f"run={run}", "shard-*.parquet"))
+
+
+def run_of(path: str) -> str:
+    """The id of the run that a shard file, or a copy of one, belongs to."""
+    return path.split("/")[-2].removeprefix("run=")
+
+
+def index_of(path: str) -> int:
+    """The number of a shard file."""
+    found = _SHARD.match(path.rpartition("/")[2])
+    return int(found[1]) if found else 0
+
+
+def copy_of(output: str, path: str, format: str) -> str:
+    """The path of a shard file's copy in another format."""
+    name = path.rpartition("/")[2].replace(".parquet", EXTENSIONS[format])
+    return stores.join(output, "exports", format, f"run={run_of(path)}", name)
+
+
+def copies(output: str, format: str) -> Iterator[str]:
+    """All copies in one format."""
+    return stores.within(output, "exports", format, "run=*", "*")
+
+
+def leases_folder(output: str) -> str:
+    """The folder of the leases."""
+    return stores.join(output, "leases")
+
+
+def lease_file(folder: str, number: int, kind: str) -> str:
+    """The path of a file of a lease.
+
+    Args:
+      folder: folder of the leases.
+      number: number of the lease.
+      kind: `json` for the holder, `beat` for the heartbeat, or `released` for the mark of a released lease.
+    """
+    return stores.join(folder, f"{number:08d}.{kind}")
+
+
+def lease_number(path: str) -> int | None:
+    """The number of the lease that a file belongs to; None for other files."""
+    number = path.rpartition("/")[2].partition(".")[0]
+    return int(number) if number.isdigit() else None
+
+
+def temporary_files(output: str) -> list[str]:
+    """The temporary files that killed writers left on a local disk; readers ignore them."""
+    if not stores.is_local(output):
+        return []
+    # Their names are hidden and end with 32 random hexadecimal digits.
+    name = f".*.{'?' * 32}"
+    return [path for folder in ("captions", "exports", "runs") for path in stores.within(output, folder, "**", name)]

@@ -1,0 +1,136 @@
+"""Private parts of libraries that Beamscribe uses: each test fails where a new version changes one of them."""
+
+import argparse
+import subprocess
+import sys
+
+import google.auth
+import keras
+import numpy as np
+import pytest
+import requests
+import tensorflow as tf
+from apache_beam.internal.gcp import auth
+from apache_beam.options.pipeline_options import PipelineOptions
+from google.api_core import exceptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+from keras import ops
+
+from beamscribe.jobs.runners import beam_internals
+from beamscribe.model import keras_internals
+from beamscribe.model.image_sizes import KERAS_APPLICATIONS
+from beamscribe.pipelines.stores import gcs_internals
+
+# Of Beam and argparse, in jobs/runners/beam_internals.py.
+
+
+def test_beam_has_a_list_of_options():
+    names = beam_internals.option_names()
+    assert {"--runner", "--direct_num_workers", "--extra_package", "--no_auth", "--flink_master"} <= names
+    assert "--direct_num_wrokers" not in names
+
+
+def test_argparse_has_a_list_of_options():
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-a", "--all")
+    parser.add_argument_group("more").add_argument("--most")
+    parser.add_argument("position")
+    assert beam_internals.names_in(parser) == {"-a", "--all", "--most"}
+
+
+def test_the_direct_runner_waits_for_its_processes_in_threads_of_a_known_name():
+    script = (
+        "import os, threading\n"
+        "import apache_beam as beam\n"
+        "from beamscribe.jobs.runners import beam_internals\n"
+        "threading.excepthook = lambda failure: os._exit(10 + beam_internals.is_waiting_for_worker(failure.thread))\n"
+        "with beam.Pipeline(runner=beam_internals.runner_with_processes('exit 3')) as pipeline:\n"
+        "    _ = pipeline | beam.Create([1])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 11
+
+
+def test_beam_can_be_kept_from_looking_for_credentials(monkeypatch):
+    monkeypatch.setattr(auth._Credentials, "_credentials_init", False)
+    monkeypatch.setattr(google.auth, "default", lambda *_, **__: pytest.fail("looks for credentials"))
+    beam_internals.look_for_no_credentials()
+    assert auth.get_service_credentials(PipelineOptions()) is None
+
+
+def test_flink_has_names_for_a_cluster_of_its_own():
+    assert beam_internals.flink_url("[local]") is None and beam_internals.flink_url("[auto]") is None
+    assert beam_internals.flink_url("manager:8081") == "http://manager:8081"
+    assert beam_internals.flink_url("https://manager:8081/") == "https://manager:8081"
+
+
+def test_a_process_becomes_a_worker_by_what_the_environment_says():
+    script = "from beamscribe.jobs.runners import beam_internals\nbeam_internals.become_worker()\n"
+    # The descriptors come first of all that it reads.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode and "CONTROL_API_SERVICE_DESCRIPTOR" in done.stderr
+
+
+# Of google-cloud-storage, in pipelines/stores/gcs_internals.py.
+
+
+def test_the_client_tells_which_errors_may_pass():
+    assert gcs_internals.is_transient(exceptions.ServiceUnavailable("busy"))
+    assert gcs_internals.is_transient(exceptions.TooManyRequests("busy"))
+    assert gcs_internals.is_transient(requests.exceptions.ConnectionError("reset"))
+    assert not gcs_internals.is_transient(exceptions.NotFound("none"))
+
+
+def test_the_client_keeps_as_many_connections_as_it_is_told_to():
+    client = storage.Client(project="p", credentials=AnonymousCredentials())
+    gcs_internals.keep_connections(client, 77)
+    adapter = client._http.get_adapter("https://storage.googleapis.com")
+    assert adapter._pool_maxsize == 77
+    # Its requests go through this session.
+    assert client._connection.http is client._http
+
+
+# Of Keras, in model/keras_internals.py.
+
+
+def test_an_optimizer_has_one_key_for_a_variable_and_for_what_it_updates():
+    kept, other = keras.Variable(np.zeros(2)), keras.Variable(np.zeros(2))
+    updated = []
+
+    class Recording(keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            updated.append((variable, keras_internals.variable_key(self, variable)))
+            super().update_step(gradient, variable, learning_rate)
+
+    optimizer = Recording(1.0)
+    keys = [keras_internals.variable_key(optimizer, variable) for variable in (kept, other)]
+    assert len(set(keys)) == 2
+    optimizer.apply([ops.ones(2)] * 2, [kept, other])
+    assert [key for _, key in updated] == keys
+    # So it is for what a compiled function updates.
+    updated.clear()
+    tf.function(lambda: optimizer.apply([ops.ones(2)] * 2, [kept, other]))()
+    assert [key for _, key in updated] == keys
+    # They are the backend's variables, which the documented interface can't tell apart.
+    assert not any(isinstance(variable, keras.Variable) for variable, _ in updated)
+
+
+def test_a_model_that_is_never_compiled_by_xla_keeps_those_that_hold_it_from_it():
+    inner = keras.Sequential([keras.layers.Dense(2)])
+    free, bound = (keras.Sequential([inner]), keras.Sequential([keras.Sequential([keras.layers.Dense(2)])]))
+    keras_internals.never_compile_by_xla(bound.layers[0])
+    free.jit_compile = True
+    assert free.jit_compile
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        bound.jit_compile = True
+    assert not bound.jit_compile
+
+
+@pytest.mark.parametrize("name", KERAS_APPLICATIONS)
+def test_a_classifier_has_its_preprocessing_beside_it(name):
+    classifier = getattr(keras.applications, name)
+    preprocess = keras_internals.preprocessing_of(classifier)
+    # Where a documented module has the classifier, the preprocessing is that module's.
+    modules = [value for value in vars(keras.applications).values() if getattr(value, name, None) is classifier]
+    assert all(module.preprocess_input is preprocess for module in modules)
+    assert modules or preprocess is keras.applications.mobilenet_v3.preprocess_input
