@@ -17,7 +17,7 @@ from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import history, lease, stopping
 from beamscribe.pipelines.control.progress import Limit, Progress
 from beamscribe.pipelines.output import frozen_plan, layout, report, rows
-from beamscribe.pipelines.output.documents import Config, Report
+from beamscribe.pipelines.output.run_documents import Config, Report
 from beamscribe.pipelines.stores import retries
 
 # How many captions are shown when a job has ended.

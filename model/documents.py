@@ -51,7 +51,7 @@ class Document(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="ignore", arbitrary_types_allowed=False)
 
     VERSION: ClassVar[int] = 1
-    REMEDY: ClassVar[str] = "restore it from a copy"
+    REMEDY: ClassVar[str] = "restore it from a backup"
 
     def to_json(self) -> bytes:
         """The file's bytes: indented UTF-8 JSON, the version first; times in ISO 8601."""

@@ -20,7 +20,7 @@ from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.inference import PhotoStream, infer
 from beamscribe.pipelines.output import frozen_plan, layout
-from beamscribe.pipelines.output.documents import PlannedShard
+from beamscribe.pipelines.output.run_documents import PlannedShard
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, Shard, ShardResult, caption_table
 from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
 from beamscribe.pipelines.stores import retries, uris
@@ -98,6 +98,10 @@ FAILURES_IN_A_ROW = 16
 def check_store(photos: Iterable[Photo], options: CaptionOptions) -> Iterator[Photo]:
     """Passes photos on, unless their store is gone: then the shard is not committed, and a later run captions it.
 
+    Args:
+      photos: photos of a shard.
+      options: options of the job.
+
     Raises:
       StoreGoneError: the first `FAILURES_IN_A_ROW` photos could not be read because their store is gone.
     """
@@ -118,7 +122,15 @@ def check_store(photos: Iterable[Photo], options: CaptionOptions) -> Iterator[Ph
 
 
 def store_problem(failed: Sequence[Photo], options: CaptionOptions) -> str | None:
-    """Why photos can't be read, if their store is to blame; None if each photo may have its own reason."""
+    """Finds out whether a store is to blame for photos that can't be read.
+
+    Args:
+      failed: photos that can't be read.
+      options: options of the job.
+
+    Returns:
+      What is wrong with the store; None if each photo may have its own reason.
+    """
     for uri in options.inputs:
         if stores.is_local(uri) and not uris.has_wildcards(uri) and not stores.exists(uri):
             return f"the input {uri} no longer exists"
@@ -205,6 +217,10 @@ def commit(result: ShardResult, options: CaptionOptions) -> str:
     """Writes the rows of a shard as one file, unless that file exists already.
 
     The write is atomic. If several attempts commit the same shard, the first commit stands.
+
+    Args:
+      result: rows of the shard.
+      options: options of the job.
 
     Returns:
       The path of the file.

@@ -1,4 +1,4 @@
-"""The transform that writes copies of committed shards in other formats."""
+"""A Beam transform that writes copies of committed shards in other formats."""
 
 import dataclasses
 

@@ -106,6 +106,6 @@ def _blame_size(photos: int, message: str) -> None:
 
 
 def shards_of(photos: Sequence[PhotoRef], size: int) -> Iterator[Shard]:
-    """Cuts a list of photos into shards of `size`."""
+    """Cuts a list of photos into shards of `size` photos."""
     for index, start in enumerate(range(0, len(photos), size)):
         yield Shard(index, tuple(photos[start : start + size]))

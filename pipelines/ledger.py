@@ -96,7 +96,7 @@ class ReadLedger(beam.PTransform):
           outputs: one element: the output folder.
 
         Returns:
-          (part, entries) pairs; entries is an array of ledger entries, one per row.
+          (part, entries) pairs, as from `entries_of`.
         """
         return (
             outputs
@@ -114,7 +114,16 @@ def committed_files(output: str, without_run: str) -> Iterator[list[str]]:
 
 
 def entries_of(files: Sequence[str], rule: DoneRule) -> Iterator[tuple[int, np.ndarray]]:
-    """Reads the entries of the rows of some shard files, as (part, entries) pairs."""
+    """Reads the ledger entries of shard files.
+
+    Args:
+      files: paths of the files.
+      rule: holds the model and the settings that rows are compared with.
+
+    Yields:
+      (part, entries) pairs; entries is a structured array `[rows]` with the fields of `Entry` and a digest of the
+      photo.
+    """
     for tables in _grouped(rows.read_batches(files, _COLUMNS)):
         entries = np.concatenate([_entries(table, rule) for table in tables])
         parts = np.ascontiguousarray(entries["photo"]).view("u1")[15::16].astype(int) % PARTS
@@ -124,7 +133,11 @@ def entries_of(files: Sequence[str], rule: DoneRule) -> Iterator[tuple[int, np.n
 
 
 def latest(arrays: Iterable[np.ndarray]) -> dict[bytes, Entry]:
-    """Maps the digest of each photo to the entry of its current row."""
+    """Maps the digest of each photo to the entry of its current row.
+
+    Args:
+      arrays: arrays of entries, as from `entries_of`.
+    """
     together = np.concatenate([np.empty(0, _ENTRY), *arrays])
     # The dictionary keeps the last entry of each photo.
     together = together[current.by_precedence(together["written_at"])]

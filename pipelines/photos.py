@@ -153,7 +153,12 @@ PHOTO_SCHEMA = pa.schema(
 
 
 def caption_table(rows: Iterable[CaptionRow], retries: int = 0) -> pa.Table:
-    """Converts rows to an Arrow table of `CAPTION_SCHEMA`, with the schema version and the retries in its metadata."""
+    """Converts rows to an Arrow table of `CAPTION_SCHEMA`.
+
+    Args:
+      rows: output rows.
+      retries: number of retried requests, which is added to the metadata of the table's schema.
+    """
     # Not `dataclasses.asdict`, which would copy every field deeply.
     records = [
         {**vars(row), "alternatives": [alternative._asdict() for alternative in row.alternatives]} for row in rows

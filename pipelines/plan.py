@@ -17,8 +17,8 @@ from beamscribe.pipelines import duplicates, ledger
 from beamscribe.pipelines.ledger import DoneRule
 from beamscribe.pipelines.listing import Listed
 from beamscribe.pipelines.output import frozen_plan
-from beamscribe.pipelines.output.documents import Plan, PlannedShard
 from beamscribe.pipelines.output.frozen_plan import Unit, write_unit
+from beamscribe.pipelines.output.run_documents import Plan, PlannedShard
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources.base import ListOptions
 
@@ -160,7 +160,13 @@ class PlanShards(beam.PTransform):
 
 
 def not_done(photos: Iterable[PhotoRef], entries: Mapping[bytes, ledger.Entry], rule: DoneRule) -> New:
-    """Selects the photos that are not done; a photo that several inputs contain counts once."""
+    """Selects the photos that are not done; a photo that several inputs contain counts once.
+
+    Args:
+      photos: listed photos.
+      entries: ledger entries by the digest of the photo.
+      rule: decides which photos are done.
+    """
     listed = {ref.photo: ref for ref in photos}
     new, outdated = [], 0
     for ref in listed.values():
@@ -231,7 +237,14 @@ def cut(photos: Iterable[PhotoRef], size: int) -> Iterator[list[PhotoRef]]:
 
 
 def shards_of(units: Iterable[Unit], size: int) -> tuple[PlannedShard, ...]:
-    """Makes one shard of each unit of standalone files, and shards of at most `size` photos of the other units."""
+    """Makes shards from units.
+
+    Each unit of standalone files becomes a shard. Units of containers are put together, up to `size` photos per shard.
+
+    Args:
+      units: all units of the run, in any order.
+      size: number of photos per shard; a shard with a single unit may have more.
+    """
     shards: list[list[Unit]] = []
     for unit in sorted(units):
         last = shards[-1] if shards else []

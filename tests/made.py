@@ -3,7 +3,7 @@
 import datetime
 from typing import Any
 
-from beamscribe.pipelines.output.documents import BundleName, Config, Plan, Report
+from beamscribe.pipelines.output.run_documents import BundleName, Config, Plan, Report
 
 STARTED = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 RUN = "20260102T030405-abcdef"

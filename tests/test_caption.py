@@ -149,7 +149,8 @@ def test_other_settings_caption_again_where_that_is_asked_for(archive, tmp_path,
     captioned(archive, output, tiny_bundle, "--limit", "3")
     shorter = ("--limit", "3", "--max-length", "2")
     captioned(archive, output, tiny_bundle, *shorter)
-    assert "other settings: 3 (--recaption model or --recaption settings captions them again)" in capsys.readouterr().out
+    said = "other settings: 3 (--recaption model or --recaption settings captions them again)"
+    assert said in capsys.readouterr().out
     assert len(rows_of(output)) == 3
     captioned(archive, output, tiny_bundle, *shorter, "--recaption", "settings")
     _, _, second = runs_of(output)
@@ -343,7 +344,7 @@ def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, m
     captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "16", "--shard-size", "64")
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["captioned"] * 41
     assert sizes.count(8) >= 2 * sizes.count(16) >= 4
-    complaint = "16 photos at once fail, fewer don't; choose a smaller --batch-size: no memory for them"
+    complaint = "a batch of 16 photos failed, smaller ones did not; reduce the batch size: no memory for them"
     assert caplog.messages.count(complaint) == 1
 
 

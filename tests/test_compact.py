@@ -16,7 +16,7 @@ from beamscribe.jobs import cli
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import checks, compaction, copies, layout, rows, sorting
-from beamscribe.pipelines.output.documents import Compaction
+from beamscribe.pipelines.output.run_documents import Compaction
 from beamscribe.pipelines.photos import CAPTION_SCHEMA, CAPTIONED, FAILED, Alternative, CaptionRow, caption_table
 
 FIRST = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)

@@ -1,7 +1,6 @@
 """What is filled in for Dataflow, what is refused, and the account that a job without a launcher keeps."""
 
 import dataclasses
-import datetime
 import json
 import re
 from pathlib import Path
@@ -17,12 +16,13 @@ from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
-from beamscribe.pipelines.output.documents import BundleName, Config
+from beamscribe.pipelines.output.run_documents import BundleName
+from tests import made
 
 JOB = CaptionOptions(
     inputs=("gs://archive/photos",),
     output="gs://captions/all",
-    run="20260102T030405-abcdef",
+    run=made.RUN,
     bundle="",
     model="0123456789abcdef",
     settings=CaptionSettings(3, 20),
@@ -127,17 +127,12 @@ def unattended(tmp_path, make_photo, tiny_bundle):
         model=found.fingerprint,
         settings=found.settings,
     )
-    config = Config(
-        run=job.run,
+    config = made.config(
         inputs=job.inputs,
         output=job.output,
         bundle=BundleName(found.name, found.fingerprint),
         settings=job.settings_fingerprint,
-        recaption=(),
-        max_pixels=job.max_pixels,
         runner="DataflowRunner",
-        version="0",
-        started_at=datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC),
     )
     return dataflow_runner.Unattended(CaptionArchive(job), config)
 

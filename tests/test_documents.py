@@ -9,23 +9,23 @@ from beamscribe.jobs import cli
 from beamscribe.model.documents import DamagedDocumentError, NewerDocumentError
 from beamscribe.pipelines.control import lease, stopping
 from beamscribe.pipelines.control.lease import Holder
-from beamscribe.pipelines.output import documents
+from beamscribe.pipelines.output import run_documents
 from tests import made
 
 DOCUMENTS = [
     made.config(),
-    made.plan(ignored={".txt": 3}, shards=(documents.PlannedShard(0, 2, ("a.parquet",)),)),
-    made.report(examples=(documents.Example("/p/ü.jpg", "read", "empty", "why"),), failures={"empty": 1}),
-    documents.Compaction(
+    made.plan(ignored={".txt": 3}, shards=(run_documents.PlannedShard(0, 2, ("a.parquet",)),)),
+    made.report(examples=(run_documents.Example("/p/ü.jpg", "read", "empty", "why"),), failures={"empty": 1}),
+    run_documents.Compaction(
         run="3",
         written_at=made.STARTED,
         runs=("1", "2"),
         rows=1,
         digest="00",
-        sources=(documents.FileRecord("captions/run=1/shard-00000.parquet", 1, 2, "0f"),),
+        sources=(run_documents.FileRecord("captions/run=1/shard-00000.parquet", 1, 2, "0f"),),
         results=(),
     ),
-    documents.StopRequest(reason="enough"),
+    run_documents.StopRequest(reason="enough"),
     Holder.myself("caption"),
 ]
 
@@ -56,8 +56,8 @@ def test_what_is_not_one_is_one_line_with_its_path(document):
 
 
 def test_what_a_later_version_adds_without_a_new_form_is_passed_over():
-    fields = json.loads(documents.StopRequest(reason="enough").to_json())
-    assert documents.StopRequest.from_json(json.dumps({**fields, "by": "me"}).encode(), "x").reason == "enough"
+    fields = json.loads(run_documents.StopRequest(reason="enough").to_json())
+    assert run_documents.StopRequest.from_json(json.dumps({**fields, "by": "me"}).encode(), "x").reason == "enough"
 
 
 def newer(path) -> None:

@@ -6,7 +6,7 @@ from beamscribe.pipelines import duplicates
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import reading
 from beamscribe.pipelines.sources.base import ListOptions
-from tests.test_sources import jpeg, listed, make_tar, make_zip
+from tests.containers import jpeg, listed, make_tar, make_zip
 
 
 def marked(refs):

@@ -14,7 +14,7 @@ from beamscribe.pipelines.failures import Failure
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import reading
 from beamscribe.pipelines.sources.base import ListOptions, Source
-from tests.test_sources import example, jpeg, make_records, make_tar, make_zip
+from tests.containers import example, jpeg, make_records, make_tar, make_zip
 
 CASES = 250
 # More memory than at the start: the files have some 10 kB.

@@ -234,8 +234,8 @@ def test_a_store_that_creates_a_file_twice_is_refused_as_an_output(bucket, tmp_p
     # This server takes no notice of the condition that there is no such object.
     assert cli.main(["caption", *given, "--output", f"{bucket}/out"]) == 1
     assert capsys.readouterr().err == (
-        f"beamscribe caption: {bucket}/out can't hold captions: its store has created one file twice, so that two jobs "
-        "could overwrite each other's files; choose a folder of another disk or store\n"
+        f"beamscribe caption: {bucket}/out can't hold captions: its store created the same file twice, so two jobs "
+        "could overwrite each other's files; choose a folder on another disk or in another store\n"
     )
     assert not list(stores.matching(f"{bucket}/**"))
 

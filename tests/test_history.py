@@ -4,7 +4,7 @@ import pytest
 
 from beamscribe.model.documents import NewerDocumentError
 from beamscribe.pipelines.control import history, stopping
-from beamscribe.pipelines.output.documents import BundleName, Config
+from beamscribe.pipelines.output.run_documents import BundleName, Config
 
 
 def test_only_what_has_no_launcher_any_more_is_stopped(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 
 from beamscribe.jobs import cli
 from beamscribe.pipelines import caption_shard
-from tests.test_sources import jpeg
+from tests.containers import jpeg
 
 # Found by every Python process: the decoder does as a photo's bytes say.
 MISBEHAVING = """

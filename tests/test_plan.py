@@ -8,8 +8,8 @@ from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.ledger import DoneRule
 from beamscribe.pipelines.listing import Listed
 from beamscribe.pipelines.output import frozen_plan
-from beamscribe.pipelines.output.documents import Plan, PlannedShard
 from beamscribe.pipelines.output.frozen_plan import Unit
+from beamscribe.pipelines.output.run_documents import Plan, PlannedShard
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.plan import PlanShards
 from tests import made

@@ -69,8 +69,8 @@ def test_a_later_file_is_refused_in_a_line(tmp_path, capsys):
     table = table.append_column("orientation", pa.array([1])).replace_schema_metadata({"schema_version": "2"})
     pq.write_table(table, path)
     said = (
-        f"{path} was written by a newer version of Beamscribe (its schema has version 2, this one reads up to version 1); upgrade "
-        "Beamscribe"
+        f"{path} was written by a newer version of Beamscribe (its schema has version 2, this one reads up to "
+        "version 1); upgrade Beamscribe"
     )
     for command in ("show", "verify", "compact"):
         assert cli.main([command, str(tmp_path)]) == 1

@@ -12,7 +12,7 @@ import pytest
 from beamscribe.jobs import cli
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import checks, compaction, digests, layout, rows
-from beamscribe.pipelines.output.documents import PlannedShard
+from beamscribe.pipelines.output.run_documents import PlannedShard
 from beamscribe.pipelines.photos import (
     CAPTION_SCHEMA,
     CAPTIONED,
@@ -260,8 +260,8 @@ def test_a_report_that_differs(output, wrong):
     report = json.loads(path.read_text())
     path.write_text(json.dumps({**report, "captioned": 4, "failed": 1}))
     assert [line.split(";")[0] for line in wrong()] == [
-        f"{path}: states 4 captioned photos, but 3 rows are captioned",
-        f"{path}: states 1 failed photos, but 2 rows are failed",
+        f"{path}: states 4 captioned photos, but the shards hold 3 captioned rows",
+        f"{path}: states 1 failed photos, but the shards hold 2 failed rows",
     ]
     path.write_text(json.dumps({**report, "listed": 11}))
     (line,) = wrong()

@@ -122,7 +122,7 @@ def _validated(options: argparse.Namespace, beam_arguments: list[str]) -> "Capti
     from beamscribe.pipelines.caption_options import CaptionOptions
     from beamscribe.pipelines.images.to_pixels import MAX_PIXELS
     from beamscribe.pipelines.output import layout
-    from beamscribe.pipelines.output.documents import BundleName, Config
+    from beamscribe.pipelines.output.run_documents import BundleName, Config
 
     beam_options: Any = beam_runner.pipeline_options(beam_arguments)
     bundle = bundle_cache.located(options.bundle)

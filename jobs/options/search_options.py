@@ -19,15 +19,17 @@ class _Option(NamedTuple):
 
 # The fields of `beamscribe.model.caption_settings.CaptionSettings`.
 _OPTIONS = {
-    "beam_width": _Option(int, "number of captions that beam search keeps (3)", "at least 1", lambda n: n >= 1),
-    "max_length": _Option(int, "largest number of words in a caption (20)", "at least 1", lambda n: n >= 1),
-    "min_length": _Option(int, "smallest number of words in a caption (1)", "at least 1", lambda n: n >= 1),
+    "beam_width": _Option(
+        int, "number of captions that beam search keeps (the bundle's)", "at least 1", lambda n: n >= 1
+    ),
+    "max_length": _Option(int, "largest number of words in a caption (the bundle's)", "at least 1", lambda n: n >= 1),
+    "min_length": _Option(int, "smallest number of words in a caption (the bundle's)", "at least 1", lambda n: n >= 1),
     "length_penalty": _Option(
-        float, "how much beam search favours long captions (1)", "from 0 to 10", lambda x: 0 <= x <= 10
+        float, "how much beam search favours long captions (the bundle's)", "from 0 to 10", lambda x: 0 <= x <= 10
     ),
     "no_repeat_ngram": _Option(
         int,
-        "never repeat a sequence of N words in a caption (0: may repeat)",
+        "never repeat a sequence of N words in a caption; 0 allows it (the bundle's)",
         "at least 0",
         lambda n: n >= 0,
     ),

@@ -26,7 +26,7 @@ from beamscribe.pipelines import stores
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.output import layout, report
-from beamscribe.pipelines.output.documents import Config
+from beamscribe.pipelines.output.run_documents import Config
 from beamscribe.pipelines.stores import retries
 
 # Each GPU that Dataflow has and TensorFlow can use, and a machine that carries one of it.

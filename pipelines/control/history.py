@@ -7,7 +7,7 @@ from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.output import layout
-from beamscribe.pipelines.output.documents import Config
+from beamscribe.pipelines.output.run_documents import Config
 
 # A run continues an earlier one if these are equal. With another limit or version, a photo that failed may succeed.
 _ALIKE = ("inputs", "bundle", "settings", "recaption", "max_pixels", "version")

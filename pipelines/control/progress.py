@@ -12,7 +12,7 @@ from tqdm import tqdm
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.output import frozen_plan, layout, rows
-from beamscribe.pipelines.output.documents import Plan
+from beamscribe.pipelines.output.run_documents import Plan
 from beamscribe.pipelines.photos import FAILED
 
 # Seconds between two updates, on a terminal and in a log. Each update lists a folder and, in a log, adds a line.

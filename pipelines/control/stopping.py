@@ -2,7 +2,7 @@
 
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import layout
-from beamscribe.pipelines.output.documents import StopRequest
+from beamscribe.pipelines.output.run_documents import StopRequest
 
 
 def stop(folder: str, reason: str) -> None:

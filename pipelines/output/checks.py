@@ -11,8 +11,8 @@ from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import compaction, digests, frozen_plan, layout, row_index
-from beamscribe.pipelines.output.documents import Compaction, Config, Report
 from beamscribe.pipelines.output.row_index import FileContent, RowIndex
+from beamscribe.pipelines.output.run_documents import Compaction, Config, Report
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef
 
 # The maximum number of photos that are named per kind of finding; others are only counted.
@@ -205,7 +205,8 @@ def _check_report(folder: str, files: Sequence[FileContent]) -> Iterator[Finding
     found = {CAPTIONED: sum(file.captioned for file in files), FAILED: sum(file.failed for file in files)}
     for status, count in found.items():
         if said[status] != count:
-            yield Finding(path, f"states {said[status]:,} {status} photos, but {count:,} rows are {status}", _HISTORY)
+            problem = f"states {said[status]:,} {status} photos, but the shards hold {count:,} {status} rows"
+            yield Finding(path, problem, _HISTORY)
     if report.listed != report.skipped + report.captioned + report.failed:
         yield Finding(
             path,

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from beamscribe.model.errors import UserError, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import copies, current, digests, layout, rows
-from beamscribe.pipelines.output.documents import Compaction, FileRecord
+from beamscribe.pipelines.output.run_documents import Compaction, FileRecord
 from beamscribe.pipelines.output.sorting import LatestByPhoto
 from beamscribe.pipelines.photos import SCHEMA_VERSION, versioned_schema
 
@@ -103,7 +103,7 @@ def _finish(output: str, record: Compaction, files: Iterable[str]) -> int:
         path = layout.run_file(output, record.run, layout.COMPACTION)
         raise UserError(
             f"the files of run {record.run} are damaged ({problem}), and no more files were deleted; "
-            f"restore them from a backup, or delete {path} and compact again"
+            f"restore them from a backup, or delete {path} and run `beamscribe compact` again"
         )
     _replace_files(output, record, left)
     return len(left)
@@ -244,5 +244,5 @@ def _delete(files: Iterable[str]) -> None:
     """Deletes files, those of the last run first: among rows with the same time, readers use that of the first run."""
     for _, of_run in itertools.groupby(sorted(files, reverse=True), layout.run_of):
         with concurrent.futures.ThreadPoolExecutor(_DELETERS) as deleters:
-            # A list, so that an error is raised.
+            # The list raises the first error of the deletions.
             list(deleters.map(stores.delete, of_run))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import layout
-from beamscribe.pipelines.output.documents import Plan, PlannedShard
+from beamscribe.pipelines.output.run_documents import Plan, PlannedShard
 from beamscribe.pipelines.photos import PhotoRef, Shard, photo_table, photos_of
 
 _T = TypeVar("_T")

@@ -111,7 +111,7 @@ def copy_of(output: str, path: str, format: str) -> str:
 
 
 def copies(output: str, format: str) -> Iterator[str]:
-    """All copies in one format."""
+    """The paths of all copies in a format."""
     return stores.within(output, "exports", format, "run=*", "*")
 
 

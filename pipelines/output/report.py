@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import frozen_plan, layout, report_page, rows
-from beamscribe.pipelines.output.documents import Config, Example, Plan, Report, Sample
+from beamscribe.pipelines.output.run_documents import Config, Example, Plan, Report, Sample
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef, retries_of
 
 MAX_EXAMPLES = 20

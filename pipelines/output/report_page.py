@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from beamscribe.pipelines.failures import ErrorCode
-from beamscribe.pipelines.output.documents import Report, Sample
+from beamscribe.pipelines.output.run_documents import Report, Sample
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import photo_reader
 

@@ -40,8 +40,8 @@ def test_a_disk_that_can_create_nothing_exclusively_is_refused_in_a_line(
     arguments = ["caption", "--input", str(disk), "--bundle", str(tiny_bundle), "--output"]
     assert cli.main([*arguments, str(disk / "out")]) == 1
     assert capsys.readouterr().err == (
-        f"beamscribe caption: {disk}/out can't hold captions: its filesystem can neither make hard links nor rename a file "
-        "only where there is none; choose a folder of another disk or store\n"
+        f"beamscribe caption: {disk}/out can't hold captions: its filesystem supports neither hard links nor renames "
+        "that keep an existing file; choose a folder on another disk or in another store\n"
     )
     assert sorted(path.name for path in disk.iterdir()) == ["a.jpg"]
     # Photos are read from it all the same.
