@@ -343,7 +343,8 @@ def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, m
     monkeypatch.setattr(inference, "_blamed", set())
     captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "16", "--shard-size", "64")
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["captioned"] * 41
-    assert sizes.count(8) >= 2 * sizes.count(16) >= 4
+    # Of two shards, which the photos' paths choose among, the larger one has 21 photos or more.
+    assert sizes.count(8) >= 2 * sizes.count(16) >= 2
     complaint = "a batch of 16 photos failed, smaller ones did not; reduce the batch size: no memory for them"
     assert caplog.messages.count(complaint) == 1
 
