@@ -370,7 +370,7 @@ def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--input", "/no/such/folder"], "--input: there is no /no/such/folder"),
+        (["--input", "/no/such/folder"], "--input: /no/such/folder does not exist"),
         (["--bundle", "/no/bundle"], "/no/bundle is not a model bundle"),
         (["--max-length", "99"], "--max-length 99: the model writes at most 8 words"),
         (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be above 0"),
