@@ -29,14 +29,7 @@ class CaptionArchive(beam.PTransform):
     options: CaptionOptions
 
     def expand(self, root: PBegin) -> beam.PCollection[str]:
-        """Builds the job.
-
-        Args:
-          root: the start of the pipeline.
-
-        Returns:
-          The paths of the shard files that the run committed.
-        """
+        """Builds the job at the pipeline's root; returns the paths of the shard files that the run commits."""
         options = self.options
         to_list = (
             root

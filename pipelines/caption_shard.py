@@ -6,11 +6,9 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from apache_beam.ml.inference.base import ModelHandler
 
 from beamscribe.model.caption_settings import draws
 from beamscribe.model.captioners.exported_model import CaptionModel
@@ -18,7 +16,7 @@ from beamscribe.pipelines import bundle_cache, stores
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
-from beamscribe.pipelines.inference import PhotoStream, infer
+from beamscribe.pipelines.inference import PhotoStream, ShardHandler, infer
 from beamscribe.pipelines.output import frozen_plan, layout
 from beamscribe.pipelines.output.run_documents import PlannedShard
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, Shard, ShardResult, caption_table
@@ -28,7 +26,7 @@ from beamscribe.pipelines.stores import retries, uris
 _LOGGER = logging.getLogger(__name__)
 
 
-class CaptionHandler(ModelHandler[PhotoStream, str, CaptionModel]):
+class CaptionHandler(ShardHandler[str, CaptionModel]):
     """Captions a shard and commits it: every photo becomes a row of the shard's file.
 
     One step does both, since an engine may run a step with a resource hint apart from the other steps. A separate step
@@ -47,14 +45,7 @@ class CaptionHandler(ModelHandler[PhotoStream, str, CaptionModel]):
         _LOGGER.info("process %d loads the model", os.getpid())
         return CaptionModel(bundle_cache.fetched(self._options.bundle, self._options.model))
 
-    def get_num_bytes(self, batch: Sequence[PhotoStream]) -> int:
-        """Returns 0: Beam's default would pickle the shard to measure it."""
-        return 0
-
-    # Beam calls this argument a batch; with batching switched off, it is one shard.
-    def run_inference(
-        self, batch: Any, model: CaptionModel, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[str]:
+    def run_shard(self, stream: PhotoStream, model: CaptionModel) -> Iterator[str]:
         """Reads, captions and commits one shard.
 
         Yields:
@@ -64,7 +55,7 @@ class CaptionHandler(ModelHandler[PhotoStream, str, CaptionModel]):
           StoreGoneError: the store of the photos does not respond.
           OSError: the commit failed.
         """
-        shard = batch.shard
+        shard = stream.shard
         if is_to_do(shard.index, self._options):
             yield commit(self._captioned(shard, model), self._options)
 

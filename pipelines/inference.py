@@ -3,9 +3,10 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from apache_beam.ml.inference.base import ModelHandler
 
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
@@ -14,6 +15,10 @@ from beamscribe.pipelines.sources import photo_reader
 from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
 
 _LOGGER = logging.getLogger(__name__)
+
+# What a shard gives, and the model that it is given to.
+Result = TypeVar("Result")
+Loaded = TypeVar("Loaded")
 
 # Batch sizes that failed although every photo of the batch worked in a smaller batch.
 _blamed: set[int] = set()
@@ -42,6 +47,29 @@ class PhotoStream:
           Each photo, in the shard's order, with pixels `[size, size, 3]`, uint8, or with its failure.
         """
         return photo_reader.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
+
+
+class ShardHandler(ModelHandler[PhotoStream, Result, Loaded]):
+    """Runs a model on whole shards in `RunInference`, with Beam's batching switched off (`with_no_batching`)."""
+
+    def run_shard(self, stream: PhotoStream, model: Loaded) -> Iterable[Result]:
+        """Processes one shard.
+
+        Args:
+          stream: the photos of the shard.
+          model: what `load_model` returned.
+        """
+        raise NotImplementedError
+
+    def get_num_bytes(self, batch: Sequence[PhotoStream]) -> int:
+        """Returns 0: Beam's default would pickle the shard to measure it."""
+        return 0
+
+    def run_inference(
+        self, batch: Any, model: Loaded, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[Result]:
+        """Calls `run_shard`. What Beam calls a batch is, without batching, the one element: the photos of a shard."""
+        return self.run_shard(batch, model)
 
 
 # Takes images `[batch, size, size, 3]`, uint8, and the photos' URIs or paths; returns one result per photo.

@@ -1,13 +1,13 @@
 """Prepares training data: writes photos and their captions to sharded TFRecord files of `tf.Example`."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import PBegin
 
 from beamscribe.model.quiet import quiet_imports
@@ -23,7 +23,7 @@ from beamscribe.model.training.dataset_description import (
 )
 from beamscribe.pipelines import stores, tf_examples
 from beamscribe.pipelines.failures import Failure
-from beamscribe.pipelines.inference import Model, PhotoStream, infer, shards_of
+from beamscribe.pipelines.inference import Model, PhotoStream, ShardHandler, infer, shards_of
 from beamscribe.pipelines.photos import PhotoRef
 
 # Photos per file: small enough that the trainer's shuffle buffer mixes many files.
@@ -80,14 +80,7 @@ class PrepareDataset(beam.PTransform):
     options: PrepareOptions
 
     def expand(self, root: PBegin) -> beam.PCollection[None]:
-        """Builds the job.
-
-        Args:
-          root: the start of the pipeline.
-
-        Returns:
-          One element, None, after the dataset is written.
-        """
+        """Builds the job at the pipeline's root; returns one element, None, after the dataset is written."""
         refs = [PhotoRef(stores.join(self.options.images, name), etag="") for name in self.options.photos]
         return (
             root
@@ -100,7 +93,7 @@ class PrepareDataset(beam.PTransform):
         )
 
 
-class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
+class ExampleHandler(ShardHandler[PreparedShard, Any]):
     """Writes one file of examples for each shard of photos; the write is atomic.
 
     Args:
@@ -117,14 +110,7 @@ class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
 
         return encoders.FeatureExtractor(self._options.encoder) if self._options.store == "features" else None
 
-    def get_num_bytes(self, batch: Sequence[PhotoStream]) -> int:
-        """Returns 0: Beam's default would pickle the shard to measure it."""
-        return 0
-
-    # Beam calls this argument a batch; with batching switched off, it is one shard.
-    def run_inference(
-        self, batch: Any, model: Any, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[PreparedShard]:
+    def run_shard(self, stream: PhotoStream, model: Any) -> Iterator[PreparedShard]:
         """Reads, encodes and writes one shard.
 
         Yields:
@@ -132,16 +118,16 @@ class ExampleHandler(ModelHandler[PhotoStream, PreparedShard, Any]):
         """
         records, failures = [], []
         folder = stores.join(self._options.images, "")
-        for photo, result in infer(batch.pictures(self._options.encoder.image_size), self._stored(model), BATCH_SIZE):
+        for photo, result in infer(stream.pictures(self._options.encoder.image_size), self._stored(model), BATCH_SIZE):
             name = photo.ref.photo.removeprefix(folder)
             if isinstance(result, Failure):
                 failures.append((name, result))
                 continue
             records.append({"photo": name, "captions": list(self._options.captions[name]), **result})
         if records:
-            path = stores.join(self._options.output, examples_file(batch.shard.index))
+            path = stores.join(self._options.output, examples_file(stream.shard.index))
             stores.replace(path, tf_examples.tfrecord(pa.Table.from_pylist(records)))
-        yield PreparedShard(batch.shard.index, len(records), tuple(failures))
+        yield PreparedShard(stream.shard.index, len(records), tuple(failures))
 
     def _stored(self, model: Any) -> Model:
         """Returns a function that maps a batch to the stored bytes of its photos: pixels or features.
