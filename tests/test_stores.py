@@ -113,7 +113,15 @@ def test_names_that_are_not_utf8_survive(tmp_path):
 
 @pytest.mark.parametrize(
     ("uri", "scheme"),
-    [("/a/b", "file"), ("a://b/c", "a"), ("file:///a", "file"), ("gs://b/o", "gs"), ("x y://z", "file"), ("", "file")],
+    [
+        ("/a/b", "file"),
+        ("a://b/c", "a"),
+        ("file:///a", "file"),
+        ("gs://b/o", "gs"),
+        ("x y://z", "file"),
+        ("", "file"),
+        ("GS://b/o", "GS"),
+    ],
 )
 def test_a_scheme_is_told_by_the_name(uri, scheme):
     assert uris.scheme_of(uri) == scheme

@@ -37,6 +37,7 @@ class ShardFile:
 
     Attributes:
       version: schema version of the file.
+      columns: names of the columns that this version has.
       rows: number of rows.
 
     Raises:
@@ -50,11 +51,7 @@ class ShardFile:
         if self.version > photos.SCHEMA_VERSION:
             known = f"its schema has version {self.version}, this one reads up to version {photos.SCHEMA_VERSION}"
             raise NewerFileError(f"{path} was written by a newer version of Beamscribe ({known}); upgrade Beamscribe")
-
-    @property
-    def columns(self) -> list[str]:
-        """The names of the columns that its schema version has."""
-        return photos.schema_of(self.version).names
+        self.columns = photos.schema_of(self.version).names
 
     def check_columns(self) -> None:
         """Compares its columns with those of its schema version.

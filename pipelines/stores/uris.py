@@ -9,9 +9,9 @@ _SCHEME = re.compile("([a-zA-Z][-a-zA-Z0-9+.]*)://")
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme of a URI, such as `gs`, in lower case; `file` for a path."""
+    """The scheme of a URI, such as `gs`; `file` for a path."""
     found = _SCHEME.match(uri)
-    return found[1].lower() if found else "file"
+    return found[1] if found else "file"
 
 
 def local_uri(path: str) -> str:
