@@ -10,6 +10,10 @@ import pytest
 from beamscribe.jobs import cli
 from beamscribe.model.errors import UserError
 from beamscribe.pipelines import tf_examples
+from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import reading
+from beamscribe.pipelines.sources.base import ListOptions
 
 ARM = "a machine with Linux on x86_64, or a Mac with Apple silicon"
 
@@ -64,6 +68,18 @@ def test_what_needs_it_says_so_in_one_line(records, on_arm, tmp_path, make_photo
         problem = f"{purpose} needs tfx-bsl, which has no wheel for Linux on aarch64; {instead}{ARM}"
         assert capsys.readouterr().err == f"beamscribe {command[0]}: {problem}\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_glob_that_matches_a_tfrecord_file_stops_the_job(records, on_arm, tmp_path, tiny_bundle, capsys):
+    output = tmp_path / "out"
+    given = ["--input", f"{tmp_path}/photo*", "--output", str(output), "--bundle", str(tiny_bundle)]
+    assert cli.main(["caption", *given]) == 1
+    # A row would say that the file is damaged, and no later run would try it again.
+    assert "a TFRecord file needs tfx-bsl, which has no wheel for Linux on aarch64" in capsys.readouterr().err
+    assert layout.committed_files(str(output)) == []
+    refs = [PhotoRef(f"{records}#0", "1-0", 1, str(records), "tfrecord")]
+    with pytest.raises(UserError, match="needs tfx-bsl"):
+        list(reading.read_members(refs, ListOptions()))
 
 
 def test_where_it_has_a_wheel_it_is_to_be_installed(on_arm, monkeypatch):
