@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beamscribe.jobs.runners import beam_runner, remote_jobs
 from beamscribe.jobs.runners.dataflow_runner import Unattended
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
@@ -66,7 +66,7 @@ def run(job: CaptionJob, begun: Callable[[], None] = lambda: None) -> Outcome:
       begun: called when the job holds the lease of its output, before any photo is listed.
 
     Raises:
-      UserError: another job writes to the output, the output can't be written to, or the job has failed.
+      BeamscribeError: another job writes to the output, the output can't be written to, or the job has failed.
     """
     try:
         with _held(job):
@@ -74,7 +74,7 @@ def run(job: CaptionJob, begun: Callable[[], None] = lambda: None) -> Outcome:
             _run_pipeline(job)
             return _account(job)
     except OSError as error:
-        raise UserError(f"--output: can't write to {job.options.output}: {one_line(error)}") from None
+        raise BeamscribeError(f"--output: can't write to {job.options.output}: {one_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def _run_pipeline(job: CaptionJob) -> None:
             beam_runner.run(CaptionArchive(options), job.beam_options)
     except Exception as error:  # noqa: BLE001 - each runner raises errors of its own kinds
         details = _write_traceback(options)
-        raise UserError(
+        raise BeamscribeError(
             f"the job stopped: {beam_runner.reason(error)}; committed captions stay, run it again to go on{details}"
         ) from None
 
@@ -125,7 +125,7 @@ def _account(job: CaptionJob) -> Outcome:
     """Writes the report of a job that has ended."""
     options = job.options
     if not stores.exists(frozen_plan.path_of(options.folder)):
-        raise UserError("the job has ended without listing anything; the runner's own log says why")
+        raise BeamscribeError("the job has ended without listing anything; the runner's own log says why")
     finished = datetime.datetime.now(datetime.UTC)
     result = report.collect(options.output, options.run, finished, retries.take())
     report.write(result, options.output)
@@ -153,13 +153,13 @@ def write_template(job: CaptionJob, place: str) -> None:
     """Writes a job as a template, to be run later, or by others; leaves the output as it is.
 
     Raises:
-      UserError: another job writes to the output, or the template can't be written.
+      BeamscribeError: another job writes to the output, or the template can't be written.
     """
     output = job.options.output
     if holder := lease.holder_of(output, remote_jobs.is_running):
-        raise UserError(f"{output} is in use: {holder} writes to it; wait for its end, or stop it")
+        raise BeamscribeError(f"{output} is in use: {holder} writes to it; wait for its end, or stop it")
     options = dataclasses.replace(job.options, since=history.unfinished_since(job.config))
     try:
         beam_runner.run(Unattended(CaptionArchive(options), job.config), job.beam_options)
     except Exception as error:  # noqa: BLE001 - each runner raises errors of its own kinds
-        raise UserError(f"--template_location: can't write {place}: {beam_runner.reason(error)}") from None
+        raise BeamscribeError(f"--template_location: can't write {place}: {beam_runner.reason(error)}") from None

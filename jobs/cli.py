@@ -54,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not getattr(options.module, "TAKES_BEAM_OPTIONS", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
 
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import BeamscribeError
 
     try:
         return options.module.run(options, rest)
-    except UserError as error:
+    except BeamscribeError as error:
         print(f"beamscribe {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

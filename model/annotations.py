@@ -5,14 +5,14 @@ import csv
 import re
 from pathlib import Path
 
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 
 _HEADER = ["image", "caption"]
 # `photo.jpg#0<TAB>a caption`; the number counts the captions of a photo.
 _TOKEN_LINE = re.compile(r"\s*(\S.*)#\d+\t(.*)")
 
 
-class AnnotationError(UserError):
+class AnnotationError(BeamscribeError):
     """A captions or split file that can't be used; the message is one line for the user."""
 
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Self
 
 import pydantic
 
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 
 # The key of a file's version. Files of Beamscribe 0.1.0 have none, and are of version 1.
 _VERSION_KEY = "format_version"
 
 
-class DocumentError(UserError):
+class DocumentError(BeamscribeError):
     """A JSON file that can't be used; the message is one line for the user.
 
     Attributes:

@@ -1,15 +1,21 @@
-"""Errors that are the user's to mend, and an error as one line. Imports nothing, so that everything can import it."""
+"""The errors of the public API, and an error as one line. Imports nothing, so that everything can import it."""
+
+from typing import Any
 
 # Characters of an error's line. Some libraries quote whole files.
 LONGEST = 300
 
 
-class UserError(Exception):
-    """Something that the user gave is wrong; the message is one line: what, where and what to do."""
+class BeamscribeError(Exception):
+    """The base of all errors that Beamscribe raises for its caller.
+
+    The message is one line: what is wrong, where, and what to do. It names arguments of functions in backticks, such as
+    `max_failures`; the command line names the options that set them.
+    """
 
 
-class InputError(UserError):
-    """Something is wrong with an input of a job; the message is one line.
+class InputError(BeamscribeError):
+    """An argument is wrong, or it names a file, a folder or a photo that is not there or can't be understood.
 
     Attributes:
       field: the setting, by its name in `ListOptions`, that says what could not be told; None where there is none.
@@ -18,6 +24,38 @@ class InputError(UserError):
     def __init__(self, message: str, field: str | None = None):
         super().__init__(message)
         self.field = field
+
+
+class OutputInUse(BeamscribeError):  # noqa: N818 - a public name
+    """Another job writes to the output folder."""
+
+
+class _Unfinished(BeamscribeError):
+    """A run has written a report, but its folder has no `_SUCCESS`.
+
+    Attributes:
+      report: the report of the run, a `beamscribe.Report`.
+    """
+
+    def __init__(self, message: str, report: Any = None):
+        super().__init__(message)
+        self.report = report
+
+
+class NoPhotos(_Unfinished):  # noqa: N818 - a public name
+    """An input holds no photos: a disk may not be mounted, for example."""
+
+
+class TooManyFailures(_Unfinished):  # noqa: N818 - a public name
+    """More photos have failed than `max_failures` allows; the run was stopped early, and the next run does the rest."""
+
+
+class Stopped(_Unfinished):  # noqa: N818 - a public name
+    """The run was asked to stop, and was stopped early; the next run does the rest."""
+
+
+class JobError(_Unfinished):
+    """The job has failed, or photos have failed by a fault of Beamscribe itself; the message says which."""
 
 
 def one_line(error: object) -> str:

@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.model.words.vocabulary import tokenize
 
 # METEOR writes its scores with the decimal sign of Java's language.
 _JAVA = ("java", "-Duser.language=en")
 
 
-class EvaluationError(UserError):
+class EvaluationError(BeamscribeError):
     """Captions can't be scored; the message is one line for the user."""
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 import yaml
 
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.model.image_sizes import IMAGE_SIZES
 
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
@@ -21,7 +21,7 @@ Positive = Annotated[float, pydantic.Field(gt=0)]
 RECIPES = resources.files("beamscribe.model") / "recipes"
 
 
-class RecipeError(UserError):
+class RecipeError(BeamscribeError):
     """A recipe that can't be used; the message is one line for the user."""
 
 

@@ -9,7 +9,7 @@ import filelock
 
 from beamscribe.model import bundle
 from beamscribe.model.bundle import Description
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import rows
 from beamscribe.pipelines.stores import uris
@@ -29,7 +29,7 @@ def described(uri: str) -> Description:
       uri: URI of the bundle, as `located` returns it.
 
     Raises:
-      UserError: the folder is not a bundle or can't be read, or a file of the bundle is missing or changed.
+      BeamscribeError: the folder is not a bundle or can't be read, or a file of the bundle is missing or changed.
     """
     if stores.is_local(uri):
         return bundle.describe(_folder(uri))
@@ -37,9 +37,9 @@ def described(uri: str) -> Description:
     try:
         return Description.from_json(stores.read(path), path)
     except FileNotFoundError:
-        raise UserError(f"{uri} is not a model bundle: it has no {bundle.DESCRIPTION}") from None
+        raise BeamscribeError(f"{uri} is not a model bundle: it has no {bundle.DESCRIPTION}") from None
     except OSError as error:
-        raise UserError(f"can't read the bundle {uri}: {error}") from None
+        raise BeamscribeError(f"can't read the bundle {uri}: {error}") from None
 
 
 def fetched(uri: str, fingerprint: str) -> Path:
@@ -50,7 +50,7 @@ def fetched(uri: str, fingerprint: str) -> Path:
       fingerprint: fingerprint that the bundle must have.
 
     Raises:
-      UserError: the bundle has another fingerprint, is damaged, or can't be fetched.
+      BeamscribeError: the bundle has another fingerprint, is damaged, or can't be fetched.
     """
     if stores.is_local(uri):
         folder = _folder(uri)
@@ -65,7 +65,7 @@ def fetched(uri: str, fingerprint: str) -> Path:
             if not _is_whole(folder, fingerprint):
                 _fetch(uri, folder, fingerprint)
     except OSError as error:
-        raise UserError(f"can't fetch the bundle {uri}: {error}") from None
+        raise BeamscribeError(f"can't fetch the bundle {uri}: {error}") from None
     return folder
 
 
@@ -76,10 +76,10 @@ def _folder(uri: str) -> Path:
 def _check(folder: Path, name: str, fingerprint: str) -> None:
     try:
         found = bundle.describe(folder).fingerprint
-    except UserError as error:
-        raise UserError(str(error).replace(str(folder), name)) from None
+    except BeamscribeError as error:
+        raise BeamscribeError(str(error).replace(str(folder), name)) from None
     if found != fingerprint:
-        raise UserError(
+        raise BeamscribeError(
             f"the bundle {name} is not the one that the job was started with: its fingerprint is {found}, not "
             f"{fingerprint}; provide the same bundle on every machine"
         )
@@ -88,7 +88,7 @@ def _check(folder: Path, name: str, fingerprint: str) -> None:
 def _is_whole(folder: Path, fingerprint: str) -> bool:
     try:
         _check(folder, str(folder), fingerprint)
-    except UserError:
+    except BeamscribeError:
         return False
     return True
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from beamscribe.model.errors import InputError, UserError
+from beamscribe.model.errors import BeamscribeError, InputError
 from beamscribe.pipelines import failures, stores
 from beamscribe.pipelines.failures import Stage
 from beamscribe.pipelines.photos import PhotoRef
@@ -152,7 +152,7 @@ def _or_failure(uri: str, members: Iterator[PhotoRef | Ignored]) -> Iterator[Pho
     """Passes the members of a container on; if listing them raises, yields a failure of the container itself."""
     try:
         yield from members
-    except (NoCredentialsError, UserError):
+    except (NoCredentialsError, BeamscribeError):
         # The machine lacks something that all such containers need: no fault of this one.
         raise
     except Exception as error:  # noqa: BLE001 - a damaged container must not fail photos of other inputs

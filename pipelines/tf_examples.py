@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -29,7 +29,7 @@ def require(purpose: str, instead: str = "") -> None:
       instead: what else the user can do, ending in ", or ".
 
     Raises:
-      UserError: tfx-bsl is not installed.
+      BeamscribeError: tfx-bsl is not installed.
     """
     _coder(purpose, instead)
 
@@ -45,7 +45,7 @@ def _coder(purpose: str = "a TFRecord file", instead: str = "use another format,
         else:
             problem = f"has no wheel for {' on '.join(here)}"
             remedy = f"{instead}a machine with Linux on x86_64, or a Mac with Apple silicon"
-        raise UserError(f"{purpose} needs tfx-bsl, which {problem}; {remedy}") from None
+        raise BeamscribeError(f"{purpose} needs tfx-bsl, which {problem}; {remedy}") from None
     return example_coder
 
 
@@ -59,7 +59,7 @@ def tfrecord(table: pa.Table) -> bytes:
       The bytes of the file.
 
     Raises:
-      UserError: tfx-bsl is not installed.
+      BeamscribeError: tfx-bsl is not installed.
     """
     import tensorflow as tf
 
@@ -80,7 +80,7 @@ def features(record: bytes) -> list[str]:
     """The names of the features of a serialized `tf.Example`; empty if the record is not a `tf.Example`.
 
     Raises:
-      UserError: tfx-bsl is not installed.
+      BeamscribeError: tfx-bsl is not installed.
     """
     decoder = _coder().ExamplesToRecordBatchDecoder()
     try:
@@ -100,7 +100,7 @@ def first_values(records: Sequence[bytes], names: Sequence[str]) -> list[tuple[b
       One entry per record: the values, with None for a missing feature; None if the record is not a `tf.Example`.
 
     Raises:
-      UserError: tfx-bsl is not installed.
+      BeamscribeError: tfx-bsl is not installed.
     """
     if not records:
         return []

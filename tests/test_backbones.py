@@ -15,7 +15,7 @@ from keras.src.utils import file_utils
 
 from beamscribe.model import image_sizes
 from beamscribe.model.encoders import keras_applications
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 
 NAMES = list(image_sizes.KERAS_APPLICATIONS)
 
@@ -40,7 +40,7 @@ def images():
 
 
 def failure(name, size, weights):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(BeamscribeError) as error:
         keras_applications.build(name, size, weights)
     message = str(error.value)
     assert "\n" not in message
@@ -73,7 +73,7 @@ def test_sizes_are_those_of_keras(name, monkeypatch):
     assert image_sizes.KERAS_APPLICATIONS[name] == own_size
     message = failure(name, smallest - 1, "none")
     assert message.startswith(f"encoder.image_size: {name} takes photos of {smallest} pixels or more")
-    with pytest.raises(UserError):
+    with pytest.raises(BeamscribeError):
         keras_applications.feature_shape(name, smallest - 1)
 
 
@@ -226,7 +226,7 @@ def test_says_that_there_is_no_file(tmp_path):
     path = tmp_path / "absent.h5"
     message = f"encoder.weights: no file {path}; give imagenet, none or the path of a weights file"
     assert failure("MobileNetV2", 64, str(path)) == message
-    with pytest.raises(UserError, match=r"no file .*absent.h5"):
+    with pytest.raises(BeamscribeError, match=r"no file .*absent.h5"):
         keras_applications.weights_digest(str(path))
 
 

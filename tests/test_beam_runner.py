@@ -14,7 +14,7 @@ import pytest
 from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, PortableOptions, StandardOptions
 
 from beamscribe.jobs.runners import beam_runner, remote_jobs
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ def test_workers_on_flink_stay_for_the_next_stage(job_manager):
 def test_what_is_no_flink_is_one_line():
     with socket.socket() as mute:
         mute.bind(("localhost", 0))
-        with pytest.raises(UserError, match="--flink_master: no Flink job manager answers at http://localhost"):
+        with pytest.raises(BeamscribeError, match="--flink_master: no Flink job manager answers at http://localhost"):
             beam_runner.pipeline_options(["--runner=flink", f"--flink_master=localhost:{mute.getsockname()[1]}"])
     for address in ("localhost:abc", "nowhere.invalid:8081"):
-        with pytest.raises(UserError, match=f"no Flink job manager answers at http://{address}"):
+        with pytest.raises(BeamscribeError, match=f"no Flink job manager answers at http://{address}"):
             beam_runner.pipeline_options(["--runner=flink", f"--flink_master={address}"])
 
 
@@ -95,13 +95,13 @@ def test_a_job_is_asked_for_by_a_name_of_its_own(job_manager):
 
 @pytest.mark.parametrize("arguments", [["here"], ["--direct_num_workers=2", "here"]])
 def test_what_no_option_takes_is_one_line(arguments):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(BeamscribeError) as error:
         beam_runner.pipeline_options(arguments)
     assert str(error.value) == "unexpected argument here: no option before it takes a value; see --help"
 
 
 def test_a_runner_that_beam_has_not_is_one_line():
-    with pytest.raises(UserError) as error:
+    with pytest.raises(BeamscribeError) as error:
         beam_runner.pipeline_options(["--runner", "Nope"])
     assert str(error.value).startswith("--runner: Beam has no runner Nope; choose one of ")
 

@@ -4,7 +4,7 @@ import pytest
 
 from beamscribe.jobs import cli
 from beamscribe.model import bundle
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import bundle_cache
 
 
@@ -24,7 +24,8 @@ def test_a_folder_is_used_where_it_is(tiny_bundle, monkeypatch):
 def test_another_bundle_than_the_one_that_was_meant(tiny_bundle, tmp_path):
     shutil.copytree(tiny_bundle, tmp_path / "other")
     with pytest.raises(
-        UserError, match=r"other is not the one that the job was started with: its fingerprint is \w{16}, not 0{16}"
+        BeamscribeError,
+        match=r"other is not the one that the job was started with: its fingerprint is \w{16}, not 0{16}",
     ):
         bundle_cache.fetched(str(tmp_path / "other"), "0" * 16)
 

@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beamscribe.jobs import caption_job
 from beamscribe.jobs.caption_job import CaptionJob
 from beamscribe.model.caption_settings import CaptionSettings
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.output import layout
@@ -111,7 +111,7 @@ def test_an_interruption_stops_a_job_that_would_go_on(job, ends_with, monkeypatc
 def test_a_job_that_fails_is_one_line_and_its_traceback_is_kept(job, ends_with):
     ends_with(ValueError("the runner\nis gone"))
     begun = []
-    with pytest.raises(UserError) as error:
+    with pytest.raises(BeamscribeError) as error:
         caption_job.run(job, begun=lambda: begun.append(1))
     details = layout.run_file(job.options.output, job.options.run, layout.ERROR)
     assert str(error.value) == (
@@ -124,5 +124,5 @@ def test_a_job_that_fails_is_one_line_and_its_traceback_is_kept(job, ends_with):
 
 def test_a_job_that_lists_nothing_has_failed(job, monkeypatch):
     monkeypatch.setattr(caption_job.beam_runner, "run", lambda *_: None)
-    with pytest.raises(UserError, match="the job has ended without listing anything"):
+    with pytest.raises(BeamscribeError, match="the job has ended without listing anything"):
         caption_job.run(job)

@@ -32,7 +32,7 @@ def test_an_unknown_option_is_refused(capsys):
 
 def test_beam_options_are_known(monkeypatch):
     from beamscribe.jobs.runners import beam_runner
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import BeamscribeError
 
     options = beam_runner.pipeline_options(["--direct_num_workers", "3", "--direct_running_mode=multi_threading"])
     assert beam_runner.workers(options) == 3
@@ -41,5 +41,5 @@ def test_beam_options_are_known(monkeypatch):
     beam_runner.pipeline_options(["--worker_machine_type=n2-standard-8", "--extra_package", "x.tar.gz", "--no_auth"])
     beam_runner.pipeline_options(["--max_num_workers", "-1"])
     for unknown in ("--direct_num_wrokers", "-limit=5", "-x"):
-        with pytest.raises(UserError, match=f"unknown option {unknown}"):
+        with pytest.raises(BeamscribeError, match=f"unknown option {unknown}"):
             beam_runner.pipeline_options([unknown, "3"])

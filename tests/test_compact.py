@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beamscribe.jobs import cli
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import checks, compaction, copies, layout, rows, sorting
 from beamscribe.pipelines.output.run_documents import Compaction
@@ -192,7 +192,7 @@ def test_new_files_that_differ_are_not_committed(tmp_path, monkeypatch):
             yield table.set_column(table.column_names.index("caption"), CAPTION_SCHEMA.field("caption"), captions)
 
     monkeypatch.setattr(sorting.LatestByPhoto, "tables", changed)
-    with pytest.raises(UserError, match="the rows differ"):
+    with pytest.raises(BeamscribeError, match="the rows differ"):
         compaction.compact(str(tmp_path))
     assert files(tmp_path) == before
     assert not layout.run_files(str(tmp_path), layout.COMPACTION)
@@ -202,7 +202,7 @@ def test_nothing_changes_once_another_job_has_the_folder(tmp_path):
     commit(tmp_path, "1", row("/p/a.jpg"))
     commit(tmp_path, "2", row("/p/b.jpg"))
     before = files(tmp_path)
-    with pytest.raises(UserError, match="run 7 took over"):
+    with pytest.raises(BeamscribeError, match="run 7 took over"):
         compaction.compact(str(tmp_path), ["run 7 took over"])
     assert files(tmp_path) == before
     assert not layout.run_files(str(tmp_path), layout.COMPACTION)
@@ -219,7 +219,7 @@ def test_lost_and_doubled_rows_are_noticed(tmp_path, monkeypatch, lose, problem)
             yield table.slice(1) if lose == "drop" else pa.concat_tables([table, table])
 
     monkeypatch.setattr(sorting.LatestByPhoto, "tables", changed)
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises(BeamscribeError, match=problem):
         compaction.compact(str(tmp_path))
     assert files(tmp_path) == before
 
@@ -271,7 +271,7 @@ def test_a_compaction_whose_files_were_damaged_is_not_gone_on_with(tmp_path, mon
     monkeypatch.undo()
     source, result = files(tmp_path)
     pq.write_table(caption_table([row("/p/a.jpg", "another")]), result)
-    with pytest.raises(UserError, match="no more files were deleted; restore them from a backup, or delete "):
+    with pytest.raises(BeamscribeError, match="no more files were deleted; restore them from a backup, or delete "):
         compaction.compact(str(tmp_path))
     assert files(tmp_path) == [source, result]
     for path in (result, *layout.run_files(str(tmp_path), layout.COMPACTION)):

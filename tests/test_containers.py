@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines.failures import ErrorCode, Failure
 from beamscribe.pipelines.sources import reading, tfrecords
 from beamscribe.pipelines.sources.base import ListOptions
@@ -180,7 +180,7 @@ def test_tfrecord(tmp_path, compression):
 
 def test_tfrecord_with_other_features(tmp_path):
     path = make_records(tmp_path / "x.tfrecord", [example(photo=jpeg(1), id=b"one")])
-    with pytest.raises(UserError, match="no feature image/encoded; they have id, photo"):
+    with pytest.raises(BeamscribeError, match="no feature image/encoded; they have id, photo"):
         listed(path)
     options = {"image_column": "photo", "name_column": "id"}
     assert contents(listed(path, **options)[0], **options) == {"one": jpeg(1)}

@@ -13,7 +13,7 @@ from beamscribe.jobs import cli
 from beamscribe.jobs.runners import beam_runner, dataflow_runner
 from beamscribe.model import bundle
 from beamscribe.model.caption_settings import CaptionSettings
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.output.run_documents import BundleName
@@ -99,7 +99,7 @@ def test_a_gpu_is_asked_for_with_its_machine(gpu):
     ],
 )
 def test_what_can_not_work_is_refused_in_a_line(arguments, changes, gpu, message):
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(BeamscribeError, match=message) as error:
         filled(*arguments, job=dataclasses.replace(JOB, **changes), gpu=gpu)
     assert "\n" not in str(error.value)
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from beamscribe.model import encoders
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.recipe import Encoder
 from beamscribe.model.training import dataset
 from beamscribe.model.training.dataset_description import DATASET, FEATURE_DTYPE, examples_file
@@ -130,7 +130,9 @@ def test_half_of_the_photos_are_mirrored(folder):
 def test_refuses_a_folder_that_is_no_dataset(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path, tmp_path / "absent", tmp_path / "file"):
-        with pytest.raises(UserError, match=r"not a prepared dataset.*dataset\.json.*beamscribe prepare") as error:
+        with pytest.raises(
+            BeamscribeError, match=r"not a prepared dataset.*dataset\.json.*beamscribe prepare"
+        ) as error:
             dataset.load(folder, ENCODER, mirror=False)
         assert str(folder) in str(error.value)
 
@@ -143,14 +145,14 @@ def test_refuses_a_folder_that_is_no_dataset(tmp_path):
     ],
 )
 def test_refuses_the_features_of_another_encoder(folder, encoder, message):
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(BeamscribeError, match=message) as error:
         dataset.load(folder, ENCODER.model_copy(update=encoder), mirror=False)
     assert str(folder) in str(error.value)
 
 
 def test_refuses_the_features_of_other_weights(folder, monkeypatch):
     monkeypatch.setattr(encoders, "fingerprint", lambda encoder: "0123456789abcdef")
-    with pytest.raises(UserError, match="another efficientnet_lite0 at 64 px: its weights differ") as error:
+    with pytest.raises(BeamscribeError, match="another efficientnet_lite0 at 64 px: its weights differ") as error:
         dataset.load(folder, ENCODER, mirror=False)
     assert str(folder) in str(error.value)
 
@@ -193,21 +195,21 @@ def test_images_stand_for_features_where_the_encoder_is_trained(images):
 
 
 def test_a_trained_encoder_needs_images_of_its_size(folder, images):
-    with pytest.raises(UserError, match=r"train holds features; .*trained and needs --store images"):
+    with pytest.raises(BeamscribeError, match=r"train holds features; .*trained and needs --store images"):
         dataset.load(folder, TRAINED, mirror=False)
-    with pytest.raises(UserError, match=r"images of 64 px, the recipe has 96; prepare it again"):
+    with pytest.raises(BeamscribeError, match=r"images of 64 px, the recipe has 96; prepare it again"):
         dataset.load(images, TRAINED.model_copy(update={"image_size": 96}), mirror=False)
 
 
 def test_refuses_images(tmp_path):
     write_split(tmp_path / "images", random_features(3), CAPTIONS[:3], changes={"store": "images", "features": None})
-    with pytest.raises(UserError, match=r"images holds images; .*--store features"):
+    with pytest.raises(BeamscribeError, match=r"images holds images; .*--store features"):
         dataset.load(tmp_path / "images", ENCODER, mirror=False)
 
 
 def test_refuses_missing_mirror_images_only_where_they_are_needed(tmp_path):
     write_split(tmp_path / "plain", random_features(4), CAPTIONS[:4], flip=False)
-    with pytest.raises(UserError, match=r"mirror images, which .*plain lacks; prepare it with --flip"):
+    with pytest.raises(BeamscribeError, match=r"mirror images, which .*plain lacks; prepare it with --flip"):
         dataset.load(tmp_path / "plain", ENCODER, mirror=True)
     data = dataset.load(tmp_path / "plain", ENCODER, mirror=False)
     assert not data.flip
@@ -238,14 +240,14 @@ def test_a_description_of_version_0_1_0_is_read(folder):
 def test_says_what_is_wrong_with_the_description(folder, changes, complaint):
     description = json.loads((folder / DATASET).read_text()) | changes
     (folder / DATASET).write_text(json.dumps(description))
-    with pytest.raises(UserError, match=complaint) as error:
+    with pytest.raises(BeamscribeError, match=complaint) as error:
         dataset.load(folder, ENCODER, mirror=False)
     assert "\n" not in str(error.value)
 
 
 def test_says_that_the_description_is_damaged(folder):
     (folder / DATASET).write_text("{")
-    with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+    with pytest.raises(BeamscribeError, match=r"dataset\.json is damaged"):
         dataset.load(folder, ENCODER, mirror=False)
 
 
@@ -253,7 +255,7 @@ def test_says_that_the_description_is_damaged(folder):
 def test_refuses_a_dataset_that_lost_photos(folder, lost):
     for path in sorted(folder.glob("examples-*"))[:lost]:
         path.unlink()
-    with pytest.raises(UserError, match=r"train has (0|13) of its 20 photos; prepare it again"):
+    with pytest.raises(BeamscribeError, match=r"train has (0|13) of its 20 photos; prepare it again"):
         dataset.load(folder, ENCODER, mirror=False)
 
 

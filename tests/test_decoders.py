@@ -12,7 +12,7 @@ from beamscribe.model.decoders.bidirectional import BidirectionalMergeDecoder
 from beamscribe.model.decoders.image_first import ImageFirstDecoder
 from beamscribe.model.decoders.merge import MergeDecoder
 from beamscribe.model.decoders.transformer import TransformerDecoder
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.search import Rules
 from beamscribe.model.words.vocabulary import END, PAD, START, UNKNOWN
 
@@ -285,7 +285,7 @@ def test_recipes_of_the_package_make_decoders(name):
 
 @pytest.mark.parametrize("kind", ["merge_add", "bidirectional_merge"])
 def test_only_vectors_of_one_size_can_be_added(kind):
-    with pytest.raises(UserError, match="image_layers and units to be equal, found 12 and 8"):
+    with pytest.raises(BeamscribeError, match="image_layers and units to be equal, found 12 and 8"):
         make(kind, units=8)
     make(kind, units=8, merge="concatenate")
 

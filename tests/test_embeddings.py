@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.words.embeddings import Vectors, coverage, load
 from beamscribe.model.words.vocabulary import PAD, SPECIALS, START
 
@@ -56,7 +56,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def failure(source, words=WORDS) -> str:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(BeamscribeError) as error:
         load(str(source), words)
     assert "\n" not in str(error.value)
     return str(error.value)

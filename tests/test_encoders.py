@@ -4,7 +4,7 @@ import pytest
 from beamscribe.model import encoders
 from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.model.encoders import efficientnet_lite
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.recipe import Encoder
 
 LITE0 = Encoder(name="efficientnet_lite0", image_size=64)
@@ -110,7 +110,7 @@ def test_a_bundle_is_an_encoder(images, tiny_bundle):
 def test_says_what_is_wrong_with_the_weights(fields, message):
     if fields["weights"] == "lite0":
         fields = {**fields, "weights": str(encoders.WEIGHTS / "efficientnet_lite0.npz")}
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(BeamscribeError, match=message) as error:
         encoders.build(LITE0.model_copy(update=fields))
     assert "\n" not in str(error.value)
 
@@ -123,5 +123,5 @@ def test_training_reaches_the_last_layers_alone():
     assert not any("bn" in name for name in trained)
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     np.testing.assert_array_equal(encoder(image, training=True), encoder(image))
-    with pytest.raises(UserError, match=r"encoder\.trained_from: encoder has no layer 'blocks\.99'"):
+    with pytest.raises(BeamscribeError, match=r"encoder\.trained_from: encoder has no layer 'blocks\.99'"):
         encoders.train_last_layers(encoder, "blocks.99")

@@ -15,7 +15,7 @@ from beamscribe.model import bundle, decoders, encoders, recipe, search
 from beamscribe.model.bundle import BundleWriter
 from beamscribe.model.caption_settings import CaptionSettings, draws
 from beamscribe.model.captioners.exported_model import CaptionModel
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.search import Rules
 from beamscribe.model.words.vocabulary import SPECIALS, Vocabulary
 from tests.conftest import TINY_RECIPE
@@ -333,17 +333,17 @@ def test_weights_come_back_from_a_bundle(exported, blank, images):
 def test_a_bundle_of_other_shapes_is_refused(exported, changes, complaint):
     other = recipe.parse(TINY_RECIPE, "tiny", changes)
     decoder = decoders.build(other, len(exported.vocabulary), encoders.feature_shape(other.encoder))
-    with pytest.raises(UserError, match=complaint) as error:
+    with pytest.raises(BeamscribeError, match=complaint) as error:
         bundle.restore(exported.folder, decoder=decoder)
     assert "\n" not in str(error.value)
 
 
 def test_only_whole_bundles_are_restored(exported, blank, copied, tmp_path):
     encoder, decoder = blank
-    with pytest.raises(UserError, match="is not a model bundle"):
+    with pytest.raises(BeamscribeError, match="is not a model bundle"):
         bundle.restore(tmp_path, encoder, decoder)
     (copied / "vocabulary.txt").write_text("")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(BeamscribeError, match="is damaged"):
         bundle.restore(copied, encoder, decoder)
     assert bundle.is_bundle(str(exported.folder))
     assert not bundle.is_bundle(str(tmp_path)) and not bundle.is_bundle("imagenet")
@@ -357,9 +357,9 @@ def test_a_changed_byte_is_seen_in_every_file_that_captions_depend_on(copied):
         content = path.read_bytes()
         middle = len(content) // 2
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-        with pytest.raises(UserError, match="copied is damaged"):
+        with pytest.raises(BeamscribeError, match="copied is damaged"):
             bundle.describe(copied)
-        with pytest.raises(UserError, match="damaged"):
+        with pytest.raises(BeamscribeError, match="damaged"):
             CaptionModel(copied)
         path.write_bytes(content)
     assert bundle.describe(copied) == before
@@ -370,7 +370,7 @@ def test_a_changed_byte_is_seen_in_every_file_that_captions_depend_on(copied):
 )
 def test_a_missing_file_is_seen(copied, name):
     (copied / name).unlink()
-    with pytest.raises(UserError, match="copied is damaged"):
+    with pytest.raises(BeamscribeError, match="copied is damaged"):
         bundle.describe(copied)
 
 
@@ -384,7 +384,7 @@ def test_figures_and_card_may_be_changed(copied):
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "0", "colour": 1, "settings": {}}'])
 def test_says_that_the_description_is_damaged(copied, content):
     (copied / "bundle.json").write_text(content)
-    with pytest.raises(UserError, match=r"bundle\.json is damaged"):
+    with pytest.raises(BeamscribeError, match=r"bundle\.json is damaged"):
         bundle.describe(copied)
 
 
@@ -399,14 +399,14 @@ def test_the_description_is_the_file_that_it_was(exported):
 def test_a_bundle_of_a_newer_version_is_refused(copied):
     fields = json.loads((copied / "bundle.json").read_text())
     (copied / "bundle.json").write_text(json.dumps(fields | {"format_version": 2}))
-    with pytest.raises(UserError, match=r"bundle\.json was written by a newer version of Beamscribe .*; upgrade"):
+    with pytest.raises(BeamscribeError, match=r"bundle\.json was written by a newer version of Beamscribe .*; upgrade"):
         bundle.describe(copied)
 
 
 def test_says_what_is_no_bundle(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path, tmp_path / "absent", tmp_path / "file"):
-        with pytest.raises(UserError, match=r"is not a model bundle: it has no bundle\.json") as error:
+        with pytest.raises(BeamscribeError, match=r"is not a model bundle: it has no bundle\.json") as error:
             bundle.describe(folder)
         assert str(folder) in str(error.value)
 
@@ -423,7 +423,7 @@ def test_a_writer_that_fails_leaves_nothing_behind(tmp_path):
 def test_a_writer_refuses_a_place_that_is_taken(tmp_path):
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "mine").write_text("kept")
-    with pytest.raises(UserError, match="bundle is there already"), BundleWriter(tmp_path / "bundle"):
+    with pytest.raises(BeamscribeError, match="bundle is there already"), BundleWriter(tmp_path / "bundle"):
         pass
     assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "mine"]
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import listing
 from beamscribe.pipelines.failures import Failure
 from beamscribe.pipelines.photos import PhotoRef
@@ -75,7 +75,7 @@ def test_no_damage_stops_the_reading(tmp_path, kind):
         path.write_bytes(damaged(data, draw))
         try:
             refs = [found for found in listing.list_source(source, ListOptions()) if isinstance(found, PhotoRef)]
-        except UserError:
+        except BeamscribeError:
             # What no list can be read from is the user's to mend.
             assert source.kind == "list"
             refused += 1

@@ -12,7 +12,7 @@ import pytest
 
 from beamscribe.jobs import cli
 from beamscribe.model import bundle
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import bundle_cache, duplicates, listing, stores
 from beamscribe.pipelines.caption_shard import with_duplicates
 from beamscribe.pipelines.failures import ErrorCode, Failure
@@ -167,7 +167,7 @@ def test_a_glob_finds_photos_and_containers_in_one_pass(bucket, requests, faults
         Source(f"{bucket}/photos/2.zip", "zip"),
         Source(f"{bucket}/photos/7.tar", "tar"),
     }
-    with pytest.raises(UserError, match="nothing matches"):
+    with pytest.raises(BeamscribeError, match="nothing matches"):
         listing.check(f"{bucket}/photos/*.gif", ListOptions())
 
 

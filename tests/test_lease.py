@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import lease
 from beamscribe.pipelines.control.lease import Holder
@@ -61,7 +61,7 @@ def elsewhere(monkeypatch):
 
 def test_one_at_a_time(tmp_path, other_job):
     with (
-        pytest.raises(UserError, match=rf"in use: the other job \(process {other_job.pid} on "),
+        pytest.raises(BeamscribeError, match=rf"in use: the other job \(process {other_job.pid} on "),
         lease.hold(str(tmp_path), "me"),
     ):
         pass
@@ -102,14 +102,14 @@ def test_a_clock_that_was_set_ends_no_lease(tmp_path, monkeypatch, quick):
     started = psutil.Process().create_time()
     with lease.hold(str(tmp_path), "me"):
         monkeypatch.setattr(psutil.Process, "create_time", lambda _: started + 3600)
-        with pytest.raises(UserError, match="in use"), lease.hold(str(tmp_path), "other"):
+        with pytest.raises(BeamscribeError, match="in use"), lease.hold(str(tmp_path), "other"):
             pass
 
 
 def test_a_holder_elsewhere_lives_while_its_heart_beats(tmp_path, monkeypatch, quick):
     with lease.hold(str(tmp_path), "me"):
         elsewhere(monkeypatch)
-        with pytest.raises(UserError, match="in use"), lease.hold(str(tmp_path), "other"):
+        with pytest.raises(BeamscribeError, match="in use"), lease.hold(str(tmp_path), "other"):
             pass
 
 
@@ -145,7 +145,7 @@ def test_a_number_that_others_had_and_cleaned_up_is_not_taken_again(tmp_path, mo
         return create(path, data)
 
     monkeypatch.setattr(stores, "create", create_late)
-    with pytest.raises(UserError, match="in use: third"), lease.hold(str(tmp_path), "first"):
+    with pytest.raises(BeamscribeError, match="in use: third"), lease.hold(str(tmp_path), "first"):
         pass
     assert [path.name for path in (tmp_path / "leases").iterdir()] == ["00000002.json"]
 
@@ -160,7 +160,7 @@ def test_of_many_only_one_gets_it(tmp_path):
             with lease.hold(str(tmp_path), str(number)):
                 held.append(number)
                 wait_until(lambda: len(held) + len(refused) == 8)
-        except UserError:
+        except BeamscribeError:
             refused.append(number)
 
     threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
@@ -186,11 +186,14 @@ with lease.hold({str(tmp_path)!r}, "run 1", job={job!r}, is_running=lambda job: 
         asked.append(job)
         return len(asked) < 3
 
-    with pytest.raises(UserError, match="can't be asked"), lease.hold(str(tmp_path), "2", is_running=lambda _: None):
+    with (
+        pytest.raises(BeamscribeError, match="can't be asked"),
+        lease.hold(str(tmp_path), "2", is_running=lambda _: None),
+    ):
         pass
     for _ in range(2):
         with (
-            pytest.raises(UserError, match=r"in use: run 1 .*; job beamscribe-1 on FlinkRunner"),
+            pytest.raises(BeamscribeError, match=r"in use: run 1 .*; job beamscribe-1 on FlinkRunner"),
             lease.hold(str(tmp_path), "run 2", is_running=is_running),
         ):
             pass
@@ -228,6 +231,6 @@ def test_another_takes_it_while_one_waits(tmp_path, quick):
 
     winner = threading.Thread(target=take)
     winner.start()
-    with pytest.raises(UserError, match="in use: the winner"), lease.hold(str(tmp_path), "me"):
+    with pytest.raises(BeamscribeError, match="in use: the winner"), lease.hold(str(tmp_path), "me"):
         pass
     winner.join()

@@ -11,7 +11,7 @@ from beamscribe.model import bundle
 from beamscribe.model.bundle import Description
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.captioners.exported_model import CaptionModel
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines.images import to_pixels
 
 MODEL = Description(
@@ -80,7 +80,7 @@ def test_what_is_given_is_taken():
     ],
 )
 def test_a_mistake_is_one_clear_line(arguments, complaint):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(BeamscribeError) as error:
         search_options.chosen(parsed(*arguments), MODEL)
     assert str(error.value) == complaint
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beamscribe.jobs import cli
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import listing
 from beamscribe.pipelines.failures import ErrorCode, Failure
 from beamscribe.pipelines.photos import PhotoRef
@@ -50,10 +50,12 @@ def test_lists(tmp_path, kind):
 def test_lists_that_name_no_column(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("where,what\na.jpg,x\n")
-    with pytest.raises(UserError, match="no column with a known name for URIs; it has where, what; name the column"):
+    with pytest.raises(
+        BeamscribeError, match="no column with a known name for URIs; it has where, what; name the column"
+    ):
         listed(path)
     assert names(listed(path, uri_column="where")[0], tmp_path) == ["a.jpg"]
-    with pytest.raises(UserError, match="no column there"):
+    with pytest.raises(BeamscribeError, match="no column there"):
         listed(path, uri_column="there")
 
 
@@ -77,12 +79,12 @@ def test_what_an_input_is_its_bytes_say(tmp_path):
         return source.kind
 
     assert [kind(name) for name in ("archive", "photos.jpg", "photo", "broken.jpg")] == ["tar", "zip", "photo", "photo"]
-    with pytest.raises(UserError, match=r"can't tell what .*riddle is; name its format"):
+    with pytest.raises(BeamscribeError, match=r"can't tell what .*riddle is; name its format"):
         kind("riddle")
     assert kind("riddle", format="list") == "list"
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(BeamscribeError, match="does not exist"):
         kind("nothing")
-    with pytest.raises(UserError, match="nothing matches"):
+    with pytest.raises(BeamscribeError, match="nothing matches"):
         listing.check(str(tmp_path / "*.gif"), ListOptions())
 
 
@@ -231,7 +233,7 @@ def test_odd_entries_of_lists(tmp_path):
     assert names([ref for ref in refs if not ref.failure], folder) == ["a.jpg"] and not ignored
     assert len([ref for ref in refs if ref.failure]) == 3
     path.write_text("\n".join(lines[:1]))
-    with pytest.raises(UserError, match="no column"):
+    with pytest.raises(BeamscribeError, match="no column"):
         listed(path)
 
 

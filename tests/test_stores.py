@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.stores import renaming, uris
 
@@ -67,9 +67,13 @@ def test_a_folder_is_tried_before_it_is_written_to(tmp_path, no_links, monkeypat
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     monkeypatch.setattr(renaming, "rename_to_new", rename)
-    with pytest.raises(UserError, match="can't hold captions: its filesystem supports neither hard links nor renames"):
+    with pytest.raises(
+        BeamscribeError, match="can't hold captions: its filesystem supports neither hard links nor renames"
+    ):
         stores.check_exclusive(str(tmp_path))
-    with pytest.raises(UserError, match="hdfs://x can't hold captions: its store lets the last writer of a file win"):
+    with pytest.raises(
+        BeamscribeError, match="hdfs://x can't hold captions: its store lets the last writer of a file win"
+    ):
         stores.check_exclusive("hdfs://x")
     with pytest.raises(NotADirectoryError):
         (tmp_path / "file").write_text("")

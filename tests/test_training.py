@@ -14,7 +14,7 @@ import yaml
 from keras import ops
 
 from beamscribe.model import bundle, encoders, recipe
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.training import dataset, losses, optimizers, phase, tensorboard, trainer
 from beamscribe.model.training.checkpoints import Checkpoints
 from beamscribe.model.training.cider import CiderD
@@ -182,7 +182,7 @@ def test_a_finished_training_returns_its_best_weights_again(trained, data, monke
 def test_refuses_to_go_on_with_another_recipe(trained, data):
     other = tiny({"epochs": 5, "learning_rate": 0.01, "patience": 4})
     before = state_of(trained.folder)
-    with pytest.raises(UserError, match="another recipe") as error:
+    with pytest.raises(BeamscribeError, match="another recipe") as error:
         Trainer(other, data, data, trained.folder).run()
     assert str(trained.folder) in str(error.value)
     assert state_of(trained.folder) == before
@@ -192,7 +192,7 @@ def test_refuses_to_go_on_with_other_data(trained, data):
     other = dataclasses.replace(data, captions=(("something else",), *data.captions[1:]))
     before = state_of(trained.folder)
     for training_data, validation in ((other, data), (data, other)):
-        with pytest.raises(UserError, match="other data"):
+        with pytest.raises(BeamscribeError, match="other data"):
             Trainer(trained.recipe, training_data, validation, trained.folder).run()
     assert state_of(trained.folder) == before
 
@@ -207,7 +207,7 @@ def test_refuses_to_go_on_with_other_data(trained, data):
 )
 def test_a_state_that_can_not_be_used_is_one_clear_line(tmp_path, data, content, complaint):
     (tmp_path / "state.json").write_text(content)
-    with pytest.raises(UserError, match=complaint) as error:
+    with pytest.raises(BeamscribeError, match=complaint) as error:
         Trainer(tiny(), data, data, tmp_path).run()
     assert "\n" not in str(error.value)
 
@@ -259,11 +259,11 @@ def test_dropout_has_random_states_and_nothing_else_does(tmp_path, data):
 
 def test_weights_that_can_not_be_had_are_told_before_the_training(tmp_path, data, monkeypatch):
     def missing(_):
-        raise UserError("no weights")
+        raise BeamscribeError("no weights")
 
     monkeypatch.setattr(trainer.encoders, "build", missing)
     monkeypatch.setattr(PhaseTraining, "run", lambda *_: pytest.fail("it trains"))
-    with pytest.raises(UserError, match="no weights"):
+    with pytest.raises(BeamscribeError, match="no weights"):
         Trainer(tiny({"epochs": 1}), data, data, tmp_path).run()
 
 
@@ -271,13 +271,13 @@ def test_captions_without_words_to_learn(tmp_path, data):
     silent = dataclasses.replace(data, captions=tuple((f"caption{n}",) for n, _ in enumerate(data.captions)))
     recipe = tiny({"epochs": 1})
     recipe = recipe.model_copy(update={"words": recipe.words.model_copy(update={"min_count": 2})})
-    with pytest.raises(UserError, match="no word occurs 2 times"):
+    with pytest.raises(BeamscribeError, match="no word occurs 2 times"):
         Trainer(recipe, silent, data, tmp_path)
 
 
 def test_the_phases_are_checked_before_the_first(tmp_path, data, monkeypatch):
     monkeypatch.setattr(PhaseTraining, "run", lambda *_: pytest.fail("it trains"))
-    with pytest.raises(UserError, match=r"self_critical\.photos_per_step"):
+    with pytest.raises(BeamscribeError, match=r"self_critical\.photos_per_step"):
         Trainer(tiny({"epochs": 1}, {"epochs": 1, "photos_per_step": 1000}), data, data, tmp_path).run()
 
 
@@ -470,12 +470,12 @@ def test_a_phase_that_makes_captions_worse_is_not_kept(tmp_path, data, no_steps,
 
 
 def test_says_that_no_epoch_can_be_kept(tmp_path, data, no_steps):
-    with pytest.raises(UserError, match="varied enough"):
+    with pytest.raises(BeamscribeError, match="varied enough"):
         Trainer(tiny({"least_distinct": 0.5}, {"epochs": 0}), data, data, tmp_path).run()
 
 
 def test_refuses_fewer_photos_than_a_step_takes(tmp_path, data):
-    with pytest.raises(UserError, match=r"has 20 photos, fewer than cross_entropy\.photos_per_step, 21"):
+    with pytest.raises(BeamscribeError, match=r"has 20 photos, fewer than cross_entropy\.photos_per_step, 21"):
         Trainer(tiny({"photos_per_step": PHOTOS + 1}), data, data, tmp_path).run()
 
 

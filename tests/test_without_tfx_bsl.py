@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from beamscribe.jobs import cli
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import tf_examples
 from beamscribe.pipelines.output import layout
 from beamscribe.pipelines.photos import PhotoRef
@@ -78,12 +78,12 @@ def test_a_glob_that_matches_a_tfrecord_file_stops_the_job(records, on_arm, tmp_
     assert "a TFRecord file needs tfx-bsl, which has no wheel for Linux on aarch64" in capsys.readouterr().err
     assert layout.committed_files(str(output)) == []
     refs = [PhotoRef(f"{records}#0", "1-0", 1, str(records), "tfrecord")]
-    with pytest.raises(UserError, match="needs tfx-bsl"):
+    with pytest.raises(BeamscribeError, match="needs tfx-bsl"):
         list(reading.read_members(refs, ListOptions()))
 
 
 def test_where_it_has_a_wheel_it_is_to_be_installed(on_arm, monkeypatch):
     monkeypatch.setattr(tf_examples.platform, "machine", lambda: "x86_64")
-    with pytest.raises(UserError) as error:
+    with pytest.raises(BeamscribeError) as error:
         tf_examples.require("this")
     assert str(error.value) == "this needs tfx-bsl, which is not installed; install it: pip install tfx-bsl"

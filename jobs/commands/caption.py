@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     # It loads Beam, which typing errors need not wait for.
     from beamscribe.jobs import caption_job
     from beamscribe.jobs.runners import dataflow_runner
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import BeamscribeError
 
     if place := dataflow_runner.template(job.beam_options):
         caption_job.write_template(job, place)
@@ -101,9 +101,9 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     with until_closed():
         _print_summary(outcome, job.options)
     if outcome.stopped and outcome.report.balanced:
-        raise UserError(outcome.stopped)
+        raise BeamscribeError(outcome.stopped)
     if outcome.stopped:
-        raise UserError(f"stopped early: {outcome.stopped}; committed captions stay, run it again to go on")
+        raise BeamscribeError(f"stopped early: {outcome.stopped}; committed captions stay, run it again to go on")
     return 0 if outcome.report.balanced else 1
 
 
@@ -111,13 +111,13 @@ def _validated(options: argparse.Namespace, beam_arguments: list[str]) -> "Capti
     """The job that the options ask for.
 
     Raises:
-      UserError: an option is wrong, or names what is not there.
+      BeamscribeError: an option is wrong, or names what is not there.
     """
     from apache_beam.options.pipeline_options import StandardOptions
 
     from beamscribe.jobs.caption_job import CaptionJob
     from beamscribe.jobs.runners import beam_runner, dataflow_runner, remote_jobs
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import BeamscribeError
     from beamscribe.pipelines import bundle_cache, tf_examples
     from beamscribe.pipelines.caption_options import CaptionOptions
     from beamscribe.pipelines.images.to_pixels import MAX_PIXELS
@@ -129,7 +129,7 @@ def _validated(options: argparse.Namespace, beam_arguments: list[str]) -> "Capti
     model = bundle_cache.described(bundle)
     settings = search_options.chosen(options, model)
     if options.alternatives >= settings.beam_width and not settings.top_p:
-        raise UserError(
+        raise BeamscribeError(
             f"--alternatives {options.alternatives}: a beam width of {settings.beam_width} gives at most "
             f"{settings.beam_width - 1}; raise --beam-width"
         )
@@ -157,7 +157,7 @@ def _validated(options: argparse.Namespace, beam_arguments: list[str]) -> "Capti
     )
     dataflow_runner.fill(beam_options, caption_options)
     if options.max_failures and dataflow_runner.template(beam_options):
-        raise UserError("--max-failures: a template's job has no launcher that counts its failures; leave it out")
+        raise BeamscribeError("--max-failures: a template's job has no launcher that counts its failures; leave it out")
     config = Config(
         run=caption_options.run,
         inputs=caption_options.inputs,
@@ -176,21 +176,21 @@ def _validated(options: argparse.Namespace, beam_arguments: list[str]) -> "Capti
 
 def _checked_output(uri: str) -> str:
     """The absolute path or URI of the output folder, which need not be there."""
-    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, one_line
     from beamscribe.pipelines import stores
 
     if not uri:
-        raise UserError("--output: it is empty; give a folder")
+        raise BeamscribeError("--output: it is empty; give a folder")
     try:
         output = input_options.absolute(uri)
         # Where Beam lacks a filesystem for the scheme, its error says which.
         stores.join(output, "runs").encode()
     except UnicodeError:
-        raise UserError(f"--output: the name of {uri!r} is not UTF-8; choose another folder") from None
+        raise BeamscribeError(f"--output: the name of {uri!r} is not UTF-8; choose another folder") from None
     except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own
-        raise UserError(f"--output: can't write to {uri}: {one_line(error)}") from None
+        raise BeamscribeError(f"--output: can't write to {uri}: {one_line(error)}") from None
     if stores.is_local(output) and os.path.exists(output) and not os.path.isdir(output):
-        raise UserError(f"--output: {output} is a file; give a folder")
+        raise BeamscribeError(f"--output: {output} is a file; give a folder")
     return output
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Folds the runs and prints what has changed."""
     from beamscribe.jobs.runners import remote_jobs
-    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, one_line
     from beamscribe.pipelines.control import history, lease
     from beamscribe.pipelines.output import compaction
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
             history.stop_earlier(output)
             outcome = compaction.compact(output, lost)
     except OSError as error:
-        raise UserError(f"can't compact {output}: {one_line(error)}; run it again to go on") from None
+        raise BeamscribeError(f"can't compact {output}: {one_line(error)}; run it again to go on") from None
     if outcome.left_over:
         print(f"deleted {_files(outcome.left_over)} that an interrupted compaction had left")
     if outcome.folded:

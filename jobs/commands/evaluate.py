@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Scores one split."""
     from beamscribe.model import annotations, evaluation
-    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, one_line
     from beamscribe.pipelines import stores
 
     evaluation.require_tools()
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 
     if options.captions_from:
         if options.images or options.bundle or search_options.given(options):
-            raise UserError(
+            raise BeamscribeError(
                 "--captions-from: these captions are written already; "
                 "leave out --images, --bundle and the options that say how to write captions"
             )
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     elif options.images:
         captions = _caption(options, list(references))
     else:
-        raise UserError(
+        raise BeamscribeError(
             "give --images, the folder of the photos, or --captions-from, a folder of captions that are written already"
         )
     absent = [photo for photo in references if photo not in captions]
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         try:
             stores.replace(os.path.abspath(options.output), (json.dumps(metrics, indent=2) + "\n").encode())
         except OSError as error:
-            raise UserError(f"--output: can't write {options.output}: {one_line(error)}") from None
+            raise BeamscribeError(f"--output: can't write {options.output}: {one_line(error)}") from None
     return 0
 
 
@@ -76,7 +76,7 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
 
     from beamscribe.model.caption_settings import draws
     from beamscribe.model.captioners.exported_model import CaptionModel
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import BeamscribeError
     from beamscribe.pipelines import bundle_cache, stores
     from beamscribe.pipelines.failures import Failure
     from beamscribe.pipelines.inference import PhotoStream, infer
@@ -86,7 +86,7 @@ def _caption(options: argparse.Namespace, photos: list[str]) -> dict[str, str]:
     described = bundle_cache.described(located)
     settings = search_options.chosen(options, described)
     if not os.path.isdir(options.images):
-        raise UserError(f"--images: no folder {options.images}")
+        raise BeamscribeError(f"--images: no folder {options.images}")
     model = CaptionModel(bundle_cache.fetched(located, described.fingerprint))
     folder = stores.join(options.images, "")
     refs = tuple(PhotoRef(stores.join(options.images, photo), etag="") for photo in photos)
@@ -116,14 +116,14 @@ def _captions_of(folder: str, depths: set[int]) -> dict[str, str]:
     """
     import pyarrow as pa
 
-    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, one_line
     from beamscribe.pipelines import stores
     from beamscribe.pipelines.output import layout, rows
 
     files = layout.committed_files(folder)
     others = [] if files else sorted(stores.within(folder, "**", "*.parquet"))
     if not files and not others:
-        raise UserError(f"--captions-from: {folder} holds no captions; give the --output of beamscribe caption")
+        raise BeamscribeError(f"--captions-from: {folder} holds no captions; give the --output of beamscribe caption")
     try:
         tables = rows.latest(files, ["caption"]) if files else rows.read_tables(others, ["photo", "caption"])
         return {
@@ -135,4 +135,4 @@ def _captions_of(folder: str, depths: set[int]) -> dict[str, str]:
             for depth in depths
         }
     except (KeyError, pa.ArrowInvalid) as error:
-        raise UserError(f"--captions-from: {folder}: {one_line(error)}") from None
+        raise BeamscribeError(f"--captions-from: {folder}: {one_line(error)}") from None

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     """Prepares one split."""
     from beamscribe.jobs.runners import beam_runner
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import BeamscribeError
     from beamscribe.model.training.dataset_description import DATASET, DatasetDescription
     from beamscribe.pipelines import stores
     from beamscribe.pipelines.prepare_dataset import PrepareDataset
@@ -60,12 +60,14 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
         beam_runner.run(PrepareDataset(prepare), beam_options)
         dataset = DatasetDescription.from_json(stores.read(description), description)
     except Exception as error:  # noqa: BLE001 - each runner raises errors of its own kinds
-        raise UserError(f"the job stopped: {beam_runner.reason(error)}") from None
+        raise BeamscribeError(f"the job stopped: {beam_runner.reason(error)}") from None
     if not dataset.photos:
         # Else the right command would find a dataset there.
         stores.delete(description)
         first = dataset.failures[0]
-        raise UserError(f"--images: none of the photos of {options.split} can be read; {first.photo}: {first.message}")
+        raise BeamscribeError(
+            f"--images: none of the photos of {options.split} can be read; {first.photo}: {first.message}"
+        )
     for failure in dataset.failures:
         print(f"left out: {failure.photo}: {failure.error}: {failure.message}", file=sys.stderr)
     print(f"{dataset.photos} photos with {dataset.captions} captions in {prepare.output}")
@@ -76,11 +78,11 @@ def _validated(options: argparse.Namespace) -> "PrepareOptions":
     """What the options ask to prepare; deletes what an interrupted preparation has left in the output.
 
     Raises:
-      UserError: an option is wrong, or names what is not there.
+      BeamscribeError: an option is wrong, or names what is not there.
     """
     from beamscribe.jobs.options import input_options
     from beamscribe.model import annotations, recipe
-    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, one_line
     from beamscribe.model.quiet import quiet_imports
     from beamscribe.model.training.dataset_description import DATASET, EXAMPLES
     from beamscribe.pipelines import stores, tf_examples
@@ -90,16 +92,16 @@ def _validated(options: argparse.Namespace) -> "PrepareOptions":
     encoder = recipe.load(options.recipe, options.set).encoder
     captions = annotations.captions_of_split(options.split, options.captions)
     if stores.is_local(options.images) and not os.path.isdir(options.images):
-        raise UserError(f"--images: there is no folder {options.images}")
+        raise BeamscribeError(f"--images: there is no folder {options.images}")
     output = input_options.absolute(options.output)
     try:
         if stores.exists(stores.join(output, DATASET)):
-            raise UserError(f"--output: {output} holds a dataset already; delete it or choose another folder")
+            raise BeamscribeError(f"--output: {output} holds a dataset already; delete it or choose another folder")
         # The interrupted preparation may have been one of another split.
         for path in stores.within(output, EXAMPLES):
             stores.delete(path)
     except OSError as error:
-        raise UserError(f"--output: can't write to {output}: {one_line(error)}") from None
+        raise BeamscribeError(f"--output: can't write to {output}: {one_line(error)}") from None
 
     if options.store == "features":
         with quiet_imports():

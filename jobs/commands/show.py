@@ -39,12 +39,12 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     """Prints what was asked for."""
     import pyarrow as pa
 
-    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, one_line
     from beamscribe.pipelines.output import layout, rows
     from beamscribe.pipelines.stores.base import StoreError
 
     if options.limit is not None and options.limit < 0:
-        raise UserError(f"--limit {options.limit}: give a number of photos, or 0 for all")
+        raise BeamscribeError(f"--limit {options.limit}: give a number of photos, or 0 for all")
     try:
         files = layout.committed_files(output_folder.checked(options.output))
         if not files:
@@ -57,9 +57,9 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
                 _print_records(_chosen(rows.latest(files), options.failed), options)
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and (error.errno or isinstance(error, StoreError)):
-            raise UserError(f"can't read {options.output}: {one_line(error)}") from None
+            raise BeamscribeError(f"can't read {options.output}: {one_line(error)}") from None
         # Arrow does not name the file whose bytes are no Parquet.
-        raise UserError(
+        raise BeamscribeError(
             f"a file of {options.output} is damaged ({one_line(error)}); `beamscribe verify` says which"
         ) from None
     return 0

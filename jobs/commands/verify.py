@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Prints each problem, or that all is well."""
-    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, one_line
     from beamscribe.pipelines.output import checks
 
     output = output_folder.checked(options.output)
     try:
         result = checks.verify(output, _listing(options) if options.input else None)
     except OSError as error:
-        raise UserError(f"can't read {output}: {one_line(error)}") from None
+        raise BeamscribeError(f"can't read {output}: {one_line(error)}") from None
     for note in result.notes:
         print(f"note: {printable(note)}")
     for finding in result.findings:

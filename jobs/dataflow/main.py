@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beamscribe.jobs import cli
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 
 # Parameters that take several values, separated by spaces and quoted as in a shell.
 SEVERAL = ("input", "include", "exclude", "recaption")
@@ -35,7 +35,7 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
       image: of the workers, if the launcher names none.
 
     Raises:
-      UserError: a quotation mark is not closed.
+      BeamscribeError: a quotation mark is not closed.
     """
     names = parameters()
     line = ["caption"]
@@ -50,7 +50,9 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
             try:
                 line += [f"{option}={one}" for one in shlex.split(value)]
             except ValueError as error:
-                raise UserError(f"{name}: {value}: {one_line(error)}; quote quotation marks, as in a shell") from None
+                raise BeamscribeError(
+                    f"{name}: {value}: {one_line(error)}; quote quotation marks, as in a shell"
+                ) from None
         elif value:
             line.append(f"{option}={value}")
     if image and not any(argument.startswith("--sdk_container_image=") for argument in line):
@@ -62,7 +64,7 @@ def main() -> int:
     """Runs the command with the launcher's arguments, and returns its exit status."""
     try:
         line = arguments(sys.argv[1:], os.environ.get("BEAMSCRIBE_WORKER_IMAGE"))
-    except UserError as error:
+    except BeamscribeError as error:
         print(f"beamscribe: {error}", file=sys.stderr)
         return 1
     return cli.main(line)

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 import yaml
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ROOT / ".engines"
@@ -81,19 +81,19 @@ class Cluster:
         """Starts all managers, and waits until they answer.
 
         Raises:
-          UserError: a program is not installed, a cluster of the folder or another program at its ports runs already,
-            or a manager does not start.
+          BeamscribeError: a program is not installed, a cluster of the folder or another program at its ports runs
+            already, or a manager does not start.
         """
         if not (INSTALLED / "flink" / "runner.jar").exists() or not (INSTALLED / "bin" / "boot").exists():
-            raise UserError("Flink is not installed; run `make flink`")
+            raise BeamscribeError("Flink is not installed; run `make flink`")
         if self._running():
-            raise UserError(f"a cluster of the folder {self.folder} runs already; stop it first")
+            raise BeamscribeError(f"a cluster of the folder {self.folder} runs already; stop it first")
         if any(self.folder.glob("*")) and not self._mark.exists():
-            raise UserError(f"the folder {self.folder} holds other files; give an empty one with --folder")
+            raise BeamscribeError(f"the folder {self.folder} holds other files; give an empty one with --folder")
         for port in range(self._port, self._port + _PORTS):
             with socket.socket() as probe:
                 if probe.connect_ex(("localhost", port)) == 0:
-                    raise UserError(
+                    raise BeamscribeError(
                         f"port {port} is in use; give the first of {_PORTS} free ports in a row with --port"
                     )
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -130,7 +130,7 @@ class Cluster:
         """Waits until so many task managers have registered.
 
         Raises:
-          UserError: they have not within 90 seconds.
+          BeamscribeError: they have not within 90 seconds.
         """
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
@@ -138,7 +138,7 @@ class Cluster:
                 if self.get("overview")["taskmanagers"] == task_managers:
                     return
             time.sleep(0.5)
-        raise UserError(f"Flink has not started within {_PATIENCE:.0f} s; see its logs in {self.folder / 'logs'}")
+        raise BeamscribeError(f"Flink has not started within {_PATIENCE:.0f} s; see its logs in {self.folder / 'logs'}")
 
     def get(self, path: str) -> Any:
         """What the REST interface answers.
@@ -197,7 +197,7 @@ class Cluster:
     def _launch(self, name: str, main: str, heap: str, options: list[str]) -> psutil.Process:
         java = shutil.which("java")
         if java is None:
-            raise UserError("the program java is not installed; install a Java runtime, version 17")
+            raise BeamscribeError("the program java is not installed; install a Java runtime, version 17")
         command = [java, heap, *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)]
         command += ["-cp", f"{INSTALLED / 'flink' / 'libs'}/*", f"org.apache.flink.runtime.{main}"]
         command += ["--configDir", str(self.folder), *options]
@@ -260,7 +260,7 @@ def main() -> int:
             cluster.stop()
             return 0
         cluster.start(chosen.task_managers)
-    except UserError as error:
+    except BeamscribeError as error:
         print(f"flink: {error}", file=sys.stderr)
         return 1
     parallelism = chosen.task_managers * chosen.slots

@@ -64,22 +64,22 @@ def checked_inputs(options: argparse.Namespace) -> tuple[str, ...]:
     """The inputs' absolute paths or URIs.
 
     Raises:
-      UserError: an input is not there, or its format can't be told.
+      BeamscribeError: an input is not there, or its format can't be told.
     """
-    from beamscribe.model.errors import InputError, UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, InputError, one_line
     from beamscribe.pipelines import listing
 
     if "" in options.input:
-        raise UserError("--input: it is empty; give a folder, a glob, a photo, a list or an archive")
+        raise BeamscribeError("--input: it is empty; give a folder, a glob, a photo, a list or an archive")
     inputs = tuple(_absolute_input(uri) for uri in options.input)
     chosen = list_options(options)
     for uri in inputs:
         try:
             listing.check(uri, chosen)
         except InputError as error:
-            raise UserError(f"--input: {error}{_remedy(error)}") from None
+            raise BeamscribeError(f"--input: {error}{_remedy(error)}") from None
         except (OSError, ValueError) as error:
-            raise UserError(f"--input: can't read {uri}: {one_line(error)}") from None
+            raise BeamscribeError(f"--input: can't read {uri}: {one_line(error)}") from None
     return inputs
 
 
@@ -109,12 +109,12 @@ def absolute(uri: str) -> str:
     """An absolute path, or a URI without a slash at its end.
 
     Raises:
-      UserError: a URI ends after its scheme, as it does where a shell variable is not set.
+      BeamscribeError: a URI ends after its scheme, as it does where a shell variable is not set.
     """
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import BeamscribeError
     from beamscribe.pipelines import stores
     from beamscribe.pipelines.stores import uris
 
     if re.fullmatch(r"[a-z][a-z0-9+.-]*:/*", uri):
-        raise UserError(f"{uri} names no bucket; is a shell variable not set?")
+        raise BeamscribeError(f"{uri} names no bucket; is a shell variable not set?")
     return os.path.abspath(uris.local_path(uri)) if stores.is_local(uri) else uri.rstrip("/")

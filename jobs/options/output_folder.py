@@ -18,10 +18,10 @@ def checked(uri: str) -> str:
       uri: what the user typed.
 
     Raises:
-      UserError: there is no such folder, or no run has written to it.
+      BeamscribeError: there is no such folder, or no run has written to it.
     """
     from beamscribe.jobs.options import input_options
-    from beamscribe.model.errors import UserError, one_line
+    from beamscribe.model.errors import BeamscribeError, one_line
     from beamscribe.pipelines import stores
     from beamscribe.pipelines.output import layout
 
@@ -31,9 +31,9 @@ def checked(uri: str) -> str:
             return output
     except ValueError as error:
         # Beam has no filesystem for the scheme.
-        raise UserError(one_line(error)) from None
+        raise BeamscribeError(one_line(error)) from None
     except OSError as error:
-        raise UserError(f"can't read {uri}: {one_line(error)}") from None
+        raise BeamscribeError(f"can't read {uri}: {one_line(error)}") from None
     if stores.is_local(output) and not os.path.isdir(output):
-        raise UserError(f"there is no folder {output}; give the --output folder of `beamscribe caption`")
-    raise UserError(f"{output} holds no captions; give the --output folder of `beamscribe caption`")
+        raise BeamscribeError(f"there is no folder {output}; give the --output folder of `beamscribe caption`")
+    raise BeamscribeError(f"{output} holds no captions; give the --output folder of `beamscribe caption`")

@@ -61,28 +61,32 @@ def chosen(options: argparse.Namespace, model: "Description") -> "CaptionSetting
     """A model's settings, changed as the options ask.
 
     Raises:
-      UserError: an option is out of range, or has no effect together with the others.
+      BeamscribeError: an option is out of range, or has no effect together with the others.
     """
-    from beamscribe.model.errors import UserError
+    from beamscribe.model.errors import BeamscribeError
 
     asked = given(options)
     for name, value in asked.items():
         if not _OPTIONS[name].allows(value):
-            raise UserError(f"{_flag(name)} {value}: must be {_OPTIONS[name].must_be}")
+            raise BeamscribeError(f"{_flag(name)} {value}: must be {_OPTIONS[name].must_be}")
     settings = model.settings._replace(**asked)
     for name in asked:
         if name in settings.idle:
-            raise UserError(
+            raise BeamscribeError(
                 f"{_flag(name)} has no effect with --top-p; leave out one of the two"
                 if settings.top_p
                 else f"{_flag(name)} has no effect without --top-p; give --top-p, too"
             )
     if settings.max_length > model.longest:
-        raise UserError(f"--max-length {settings.max_length}: the model writes at most {model.longest} words")
+        raise BeamscribeError(f"--max-length {settings.max_length}: the model writes at most {model.longest} words")
     if settings.min_length > settings.max_length:
-        raise UserError(f"--min-length {settings.min_length}: must be at most --max-length, {settings.max_length}")
+        raise BeamscribeError(
+            f"--min-length {settings.min_length}: must be at most --max-length, {settings.max_length}"
+        )
     if asked.get("no_repeat_ngram", 0) > model.longest:
-        raise UserError(f"--no-repeat-ngram {settings.no_repeat_ngram}: the model writes at most {model.longest} words")
+        raise BeamscribeError(
+            f"--no-repeat-ngram {settings.no_repeat_ngram}: the model writes at most {model.longest} words"
+        )
     return settings
 
 

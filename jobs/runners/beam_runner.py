@@ -25,7 +25,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from beamscribe.jobs.runners import beam_internals, flink_runner, worker_process
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.pipelines.images import starting
 
 # The direct runner for batch, by its own name: `DirectRunner` would first try to download another.
@@ -39,17 +39,17 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
       arguments: what the command itself has no option for.
 
     Raises:
-      UserError: Beam has no such option, no such runner, or can't reach what an option names.
+      BeamscribeError: Beam has no such option, no such runner, or can't reach what an option names.
     """
     known = beam_internals.option_names()
     # A number may be negative.
     given = [argument for argument in arguments if re.match(r"-[^\d.]", argument)]
     unknown = [argument for argument in given if argument.split("=")[0] not in known]
     if unknown:
-        raise UserError(f"unknown option {unknown[0]}: neither this command nor Beam has it; see --help")
+        raise BeamscribeError(f"unknown option {unknown[0]}: neither this command nor Beam has it; see --help")
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
-            raise UserError(f"unexpected argument {argument}: no option before it takes a value; see --help")
+            raise BeamscribeError(f"unexpected argument {argument}: no option before it takes a value; see --help")
     options = PipelineOptions(list(arguments))
     standard: Any = options.view_as(StandardOptions)
     standard.runner = _canonical(standard.runner or "DirectRunner")
@@ -59,10 +59,10 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
         create_runner(standard.runner)
     except (ValueError, ImportError, AttributeError):
         runners = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
-        raise UserError(f"--runner: Beam has no runner {standard.runner}; choose one of {runners}") from None
+        raise BeamscribeError(f"--runner: Beam has no runner {standard.runner}; choose one of {runners}") from None
     prism = options.view_as(PrismRunnerOptions).prism_location
     if standard.runner == "PrismRunner" and prism and not prism.startswith("http") and not os.path.isfile(prism):
-        raise UserError(f"--prism_location: there is no file {prism}; build it with `make prism`")
+        raise BeamscribeError(f"--prism_location: there is no file {prism}; build it with `make prism`")
     if standard.runner == "FlinkRunner":
         flink_runner.complete(options)
     return options

@@ -25,7 +25,7 @@ class CaptionModel:
       on_gpu: whether to do what pays on GPUs; None for where TensorFlow sees one.
 
     Raises:
-      UserError: the folder is no bundle, or a file of the bundle is missing or changed.
+      BeamscribeError: the folder is no bundle, or a file of the bundle is missing or changed.
     """
 
     def __init__(self, folder: Path, on_gpu: bool | None = None):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.model.image_sizes import KERAS_APPLICATIONS
 from beamscribe.model.tensors import Tensor
 
@@ -45,7 +45,7 @@ def build(name: str, image_size: int, weights: str, layer_name: str = "encoder")
       the model's own, by their names in Keras.
 
     Raises:
-      UserError: the photos are too small for the classifier, or its weights can't be read or downloaded.
+      BeamscribeError: the photos are too small for the classifier, or its weights can't be read or downloaded.
     """
     import keras
 
@@ -65,7 +65,7 @@ def feature_shape(name: str, image_size: int) -> tuple[int, int, int]:
     """(height, width, channels) of one photo's features.
 
     Raises:
-      UserError: the photos are too small for the classifier.
+      BeamscribeError: the photos are too small for the classifier.
     """
     _, height, width, channels = _construct(name, image_size).outputs[0].shape
     return height, width, channels
@@ -75,7 +75,7 @@ def weights_digest(weights: str) -> str:
     """A text that tells the weights of one classifier apart, whatever the path of their file.
 
     Raises:
-      UserError: there is no such file.
+      BeamscribeError: there is no such file.
     """
     # These two depend on the classifier and the size of its photos alone: Keras names one file for them, and the
     # random ones are drawn from the name.
@@ -92,7 +92,7 @@ def _construct(name: str, image_size: int, weights: str | None = None) -> "keras
     from beamscribe.model import keras_internals
 
     if image_size < _SMALLEST[name]:
-        raise UserError(
+        raise BeamscribeError(
             f"encoder.image_size: {name} takes photos of {_SMALLEST[name]} pixels or more, found {image_size}; "
             f"it was trained at {KERAS_APPLICATIONS[name]}"
         )
@@ -155,9 +155,9 @@ def _load_weights(network: "keras.Model", name: str, weights: str) -> None:
             warnings.simplefilter("ignore")  # of what it leaves out, before it raises an error of it
             network.load_weights(path)
     except OSError as error:
-        raise UserError(f"encoder.weights: {weights} can't be read as an HDF5 file: {one_line(error)}") from None
+        raise BeamscribeError(f"encoder.weights: {weights} can't be read as an HDF5 file: {one_line(error)}") from None
     except Exception as error:  # noqa: BLE001 - Keras and h5py raise many kinds
-        raise UserError(
+        raise BeamscribeError(
             f"encoder.weights: {weights} does not hold the weights of {name} without its top, or has the wrong ending; "
             f"give Keras' notop .h5 file of {name}, or a .weights.h5 that was saved from it ({one_line(error)})"
         ) from None
@@ -166,7 +166,7 @@ def _load_weights(network: "keras.Model", name: str, weights: str) -> None:
 def _weights_file(weights: str) -> Path:
     path = Path(weights)
     if not path.is_file():
-        raise UserError(f"encoder.weights: no file {weights}; give imagenet, none or the path of a weights file")
+        raise BeamscribeError(f"encoder.weights: no file {weights}; give imagenet, none or the path of a weights file")
     return path
 
 
@@ -176,13 +176,13 @@ def _download(name: str, image_size: int) -> "keras.Model":
     try:
         with contextlib.redirect_stdout(said):  # holds the progress bar back
             return _construct(name, image_size, "imagenet")
-    except UserError:
+    except BeamscribeError:
         raise
     except Exception as error:  # noqa: BLE001 - Keras raises nothing narrower
         # Keras says from where it downloads, then that there was a "URL fetch failure on URL: errno -- reason".
         url = re.search(r"https?://\S+\w", f"{said.getvalue()} {error}")
         reason = one_line(str(error).rpartition(" -- ")[2])
-        raise UserError(
+        raise BeamscribeError(
             f"encoder.weights: the ImageNet weights of {name} can't be downloaded ({reason}); "
             f"get {url.group() if url else 'them'} yourself and pass the file with --set encoder.weights=FILE, "
             "or --set encoder.weights=none for random weights"

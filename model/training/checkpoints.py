@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from beamscribe.model.decoders.base import Decoder
 from beamscribe.model.documents import Document
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.model.recipe import Recipe
 
 STATE = "state.json"
@@ -72,7 +72,7 @@ class Checkpoints:
       folder: made where it is not there.
 
     Raises:
-      UserError: the folder can't be made.
+      BeamscribeError: the folder can't be made.
     """
 
     def __init__(self, folder: Path):
@@ -80,7 +80,7 @@ class Checkpoints:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"can't write checkpoints to {folder}: {one_line(error)}") from None
+            raise BeamscribeError(f"can't write checkpoints to {folder}: {one_line(error)}") from None
 
     def restore(self, recipe: Recipe, data: str) -> TrainingState | None:
         """Reads the state of the training that the folder holds; None where there is none.
@@ -90,7 +90,7 @@ class Checkpoints:
           data: digest of what it is trained with.
 
         Raises:
-          UserError: the state can't be read, or is of a training of another recipe or on other data.
+          BeamscribeError: the state can't be read, or is of a training of another recipe or on other data.
         """
         path = self.folder / STATE
         try:
@@ -98,11 +98,13 @@ class Checkpoints:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise UserError(f"the checkpoints in {self.folder} can't be read: {one_line(error)}") from None
+            raise BeamscribeError(f"the checkpoints in {self.folder} can't be read: {one_line(error)}") from None
         if state.recipe != recipe.model_dump():
-            raise UserError(f"{self.folder} holds a training of another recipe; delete it or choose another folder")
+            raise BeamscribeError(
+                f"{self.folder} holds a training of another recipe; delete it or choose another folder"
+            )
         if state.data != data:
-            raise UserError(
+            raise BeamscribeError(
                 f"{self.folder} holds a training on other data, or from other weights; "
                 "delete it or choose another folder"
             )

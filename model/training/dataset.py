@@ -11,7 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from beamscribe.model import encoders
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.recipe import Encoder
 from beamscribe.model.tensors import Tensor
 from beamscribe.model.training.dataset_description import (
@@ -110,19 +110,19 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
       mirror: whether mirror images are needed.
 
     Raises:
-      UserError: it is no dataset, or not one for this recipe.
+      BeamscribeError: it is no dataset, or not one for this recipe.
     """
     description = _described(folder)
     wanted = "images" if encoder.trained_from else "features"
     if description.store != wanted:
         kind = "trained" if encoder.trained_from else "frozen"
-        raise UserError(
+        raise BeamscribeError(
             f"{folder} holds {description.store}; this recipe's encoder is {kind} and needs --store {wanted}"
         )
     if description.features:
         _check_features(folder, description, description.features, encoder)
         if mirror and not description.flip:
-            raise UserError(f"the recipe trains on mirror images, which {folder} lacks; prepare it with --flip")
+            raise BeamscribeError(f"the recipe trains on mirror images, which {folder} lacks; prepare it with --flip")
         shape = description.features.shape
     else:
         shape = _image_shape(folder, description, encoder)
@@ -131,9 +131,9 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
         photos.append(example["photo"].numpy().decode())
         captions.append(tuple(caption.decode() for caption in example["captions"].values.numpy()))
     if len(photos) != description.photos:
-        raise UserError(f"{folder} has {len(photos)} of its {description.photos} photos; prepare it again")
+        raise BeamscribeError(f"{folder} has {len(photos)} of its {description.photos} photos; prepare it again")
     if not photos:
-        raise UserError(f"{folder} has no photos; prepare it again")
+        raise BeamscribeError(f"{folder} has no photos; prepare it again")
     return Dataset(folder, description.store, shape, description.flip, tuple(photos), tuple(captions))
 
 
@@ -142,13 +142,17 @@ def _described(folder: Path) -> DatasetDescription:
     try:
         return DatasetDescription.from_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is not a prepared dataset: it has no {DATASET}; run `beamscribe prepare`") from None
+        raise BeamscribeError(
+            f"{folder} is not a prepared dataset: it has no {DATASET}; run `beamscribe prepare`"
+        ) from None
 
 
 def _image_shape(folder: Path, description: DatasetDescription, encoder: Encoder) -> tuple[int, int, int]:
     size = description.image_size
     if size != encoder.image_size:
-        raise UserError(f"{folder} holds images of {size} px, the recipe has {encoder.image_size}; prepare it again")
+        raise BeamscribeError(
+            f"{folder} holds images of {size} px, the recipe has {encoder.image_size}; prepare it again"
+        )
     return size, size, 3
 
 
@@ -156,9 +160,9 @@ def _check_features(folder: Path, description: DatasetDescription, features: Sto
     found = f"{features.encoder} at {description.image_size} px"
     wanted = f"{encoder.name} at {encoder.image_size} px"
     if found != wanted:
-        raise UserError(f"{folder} holds the features of {found}, the recipe has {wanted}; prepare it again")
+        raise BeamscribeError(f"{folder} holds the features of {found}, the recipe has {wanted}; prepare it again")
     if features.fingerprint != encoders.fingerprint(encoder):
-        raise UserError(f"{folder} holds the features of another {found}: its weights differ; prepare it again")
+        raise BeamscribeError(f"{folder} holds the features of another {found}: its weights differ; prepare it again")
 
 
 def encoded(data: Dataset, encoder: keras.Model, folder: Path, mirror: bool) -> Dataset:

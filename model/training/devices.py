@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 
 
 class Devices:
@@ -21,15 +21,15 @@ class Devices:
       kind: of device, `GPU` or, to try things out, `CPU`.
 
     Raises:
-      UserError: there are not so many.
+      BeamscribeError: there are not so many.
     """
 
     def __init__(self, number: int | None = None, kind: str = "GPU"):
         names = [device.name for device in tf.config.list_logical_devices(kind)]
         if number is not None and number < 1:
-            raise UserError(f"--gpus {number}: give 1 or more; without it training takes one, where there is one")
+            raise BeamscribeError(f"--gpus {number}: give 1 or more; without it training takes one, where there is one")
         if number is not None and number > len(names):
-            raise UserError(f"--gpus {number}: TensorFlow sees {len(names)} on this machine")
+            raise BeamscribeError(f"--gpus {number}: TensorFlow sees {len(names)} on this machine")
         names = names[: number or 1]
         self._strategy = tf.distribute.MirroredStrategy(names) if len(names) > 1 else tf.distribute.get_strategy()
         self._precision = "mixed_bfloat16" if names and kind == "GPU" else "float32"

@@ -13,7 +13,7 @@ import numpy as np
 
 from beamscribe.model import bundle, decoders, encoders
 from beamscribe.model.decoders.base import Decoder
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.recipe import CrossEntropy, Phase, Recipe
 from beamscribe.model.search import Rules, Sampler
 from beamscribe.model.training import cross_entropy, losses, optimizers, self_critical
@@ -43,8 +43,8 @@ class Trainer:
       devices: what to train on; one GPU where there is one.
 
     Raises:
-      UserError: there are no words to learn, the word vectors that the recipe names can't be read, or `start` is no
-        bundle.
+      BeamscribeError: there are no words to learn, the word vectors that the recipe names can't be read, or `start` is
+        no bundle.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Trainer:
         """Trains all phases, or what is left of them; returns the encoder, and the decoder with the best weights.
 
         Raises:
-          UserError: a phase's steps fit neither the data nor the devices, the folder holds another training or can't
-            be used, the encoder's weights can't be read, or no epoch's captions are varied enough to be kept.
+          BeamscribeError: a phase's steps fit neither the data nor the devices, the folder holds another training or
+            can't be used, the encoder's weights can't be read, or no epoch's captions are varied enough to be kept.
         """
         phases = self._recipe.phases
         for name, phase in phases.items():
@@ -94,7 +94,7 @@ class Trainer:
         else:
             words = Vocabulary.from_counts(counts, self._recipe.words.min_count)
         if not words.written():
-            raise UserError(
+            raise BeamscribeError(
                 f"no word occurs {self._recipe.words.min_count} times in the captions of {self._training.folder}: "
                 "give more captions, or lower words.min_count; words must be separated by spaces"
             )
@@ -110,12 +110,12 @@ class Trainer:
 
     def _check_steps(self, name: str, phase: Phase) -> None:
         if len(self._training.photos) < phase.photos_per_step:
-            raise UserError(
+            raise BeamscribeError(
                 f"{self._training.folder} has {len(self._training.photos)} photos, "
                 f"fewer than {name}.photos_per_step, {phase.photos_per_step}"
             )
         if phase.photos_per_step % self._devices.count:
-            raise UserError(
+            raise BeamscribeError(
                 f"{name}.photos_per_step is {phase.photos_per_step}: "
                 f"it must be a multiple of the devices, {self._devices.count}"
             )
@@ -209,7 +209,9 @@ class Trainer:
     ) -> tuple[keras.Model, Decoder]:
         """The encoder, and the decoder with the best weights; `frozen` is the encoder where it was not trained."""
         if not state.best_weights:
-            raise UserError("no epoch's captions are varied enough to be kept; train longer or lower least_distinct")
+            raise BeamscribeError(
+                "no epoch's captions are varied enough to be kept; train longer or lower least_distinct"
+            )
         network = self._network(dropout=0.0)
         checkpoints.load(network, state.best_weights)
         if isinstance(network, PhotoDecoder):

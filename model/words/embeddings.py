@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.model.words.vocabulary import PAD, SPECIALS, Vocabulary
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def load(source: str, words: Sequence[str], seed: int = 0) -> Vectors:
       seed: of the random rows.
 
     Raises:
-      UserError: the package is not installed; the file is not there, can't be read or is in neither format; it has
-        no table of word pieces or no vocabulary beside it; or it has a vector for none of the words.
+      BeamscribeError: the package is not installed; the file is not there, can't be read or is in neither format; it
+        has no table of word pieces or no vocabulary beside it; or it has a vector for none of the words.
       ValueError: `words` does not start with the specials.
     """
     written = Vocabulary(words).written()
@@ -70,15 +70,15 @@ def load(source: str, words: Sequence[str], seed: int = 0) -> Vectors:
         else:
             name, found = source, _read_file(Path(source), written)
     except OSError as error:
-        raise UserError(f"can't read the word vectors {source}: {one_line(error)}") from None
+        raise BeamscribeError(f"can't read the word vectors {source}: {one_line(error)}") from None
     if not found:
-        raise UserError(
+        raise BeamscribeError(
             f"{name} has a vector for none of the {len(written):,} words: check that it is in the captions' language"
         )
 
     vectors = np.stack([found[word] for word in written if word in found])
     if not np.isfinite(vectors).all():
-        raise UserError(f"{name} has vectors with NaN or infinite numbers: get it again, or give another")
+        raise BeamscribeError(f"{name} has vectors with NaN or infinite numbers: get it again, or give another")
     noise = np.random.default_rng(seed)
     matrix = noise.normal(0.0, vectors.std(), (len(words), vectors.shape[1])).astype(np.float32)
     matrix[PAD] = 0.0
@@ -132,13 +132,15 @@ def _package(distribution: str, install: str, file: str) -> tuple[Path, str]:
         version = importlib.metadata.version(distribution)
         folder = Path(str(resources.files(distribution.replace("-", "_"))))
     except ModuleNotFoundError:
-        raise UserError(f"the package {distribution} is not installed: {install}, or give the path of {file}") from None
+        raise BeamscribeError(
+            f"the package {distribution} is not installed: {install}, or give the path of {file}"
+        ) from None
     return folder, f"{distribution} {version}"
 
 
 def _read_file(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise UserError(
+        raise BeamscribeError(
             f"{path} is not a file of word vectors: "
             "give glove, bert, or the path of a GloVe text file or of BERT's .safetensors"
         )
@@ -153,7 +155,7 @@ def _read_glove(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
         size = file.readline().rstrip().count(b" ")
         # Two fields are the header of word2vec's text format: how many vectors, and their size.
         if size < 2:
-            raise UserError(
+            raise BeamscribeError(
                 f"{path}:1: expected a word and its numbers: give a GloVe text file, unpacked, such as glove.6B.50d.txt"
             )
         file.seek(0)
@@ -170,7 +172,7 @@ def _read_glove(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
                 if key in wanted:
                     found[wanted.pop(key)] = np.array([float(field) for field in numbers.split(b" ")], np.float32)
             except ValueError:
-                raise UserError(
+                raise BeamscribeError(
                     f"{path}:{number}: expected a word and {size} numbers with single spaces between, as in line 1: "
                     "get the file again, it may be cut off"
                 ) from None
@@ -189,11 +191,11 @@ def _read_bert(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
     """The mean vector `[size]` over the word pieces of each word that has no unknown piece."""
     missing = [name for name in ("safetensors", "tokenizers") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"reading BERT's vectors needs {' and '.join(missing)}: {_INSTALL}")
+        raise BeamscribeError(f"reading BERT's vectors needs {' and '.join(missing)}: {_INSTALL}")
     table = _read_table(path)
     tokenizer, vocabulary = _read_tokenizer(path.parent)
     if max(tokenizer.get_vocab().values()) >= len(table):
-        raise UserError(
+        raise BeamscribeError(
             f"{vocabulary} has more word pieces than the {len(table):,} in {path}: give the two of the same model"
         )
     unknown = tokenizer.token_to_id(tokenizer.model.unk_token)
@@ -213,19 +215,19 @@ def _read_table(path: Path) -> np.ndarray:
         with safetensors.safe_open(path, framework="numpy") as weights:
             names = [name for name in list(weights.keys()) if f".{name}".endswith(f".{_BERT_TABLE}")]
             if len(names) != 1:
-                raise UserError(
+                raise BeamscribeError(
                     f"{path} has {len(names) or 'no'} tensors {_BERT_TABLE}, expected one: give the weights of a BERT"
                 )
             tensor = weights.get_slice(names[0])
             shape, dtype = tensor.get_shape(), tensor.get_dtype()
             if len(shape) != 2 or dtype not in _FLOATS:
-                raise UserError(
+                raise BeamscribeError(
                     f"{path}: {names[0]} is {dtype} {shape}, expected [word pieces, size] of {', '.join(_FLOATS)}: "
                     "save it as float32"
                 )
             return weights.get_tensor(names[0]).astype(np.float32)
     except safetensors.SafetensorError as error:
-        raise UserError(
+        raise BeamscribeError(
             f"{path} is not a safetensors file ({one_line(error)}): get it again, it may be cut off"
         ) from None
 
@@ -241,7 +243,9 @@ def _read_tokenizer(folder: Path) -> tuple["Tokenizer", Path]:
     if not path.is_file():
         path = folder / "vocab.txt"
     if not path.is_file():
-        raise UserError(f"no tokenizer.json or vocab.txt in {folder}: put the one of the same model beside its weights")
+        raise BeamscribeError(
+            f"no tokenizer.json or vocab.txt in {folder}: put the one of the same model beside its weights"
+        )
     try:
         if path.suffix == ".json":
             tokenizer = Tokenizer.from_file(str(path))
@@ -253,9 +257,9 @@ def _read_tokenizer(folder: Path) -> tuple["Tokenizer", Path]:
             tokenizer.normalizer = BertNormalizer(lowercase=True)
             tokenizer.pre_tokenizer = BertPreTokenizer()
     except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
-        raise UserError(f"can't read the word pieces in {path}: {one_line(error)}") from None
+        raise BeamscribeError(f"can't read the word pieces in {path}: {one_line(error)}") from None
     if not isinstance(tokenizer.model, WordPiece):
-        raise UserError(f"{path} has no word pieces, but {type(tokenizer.model).__name__}: give those of a BERT")
+        raise BeamscribeError(f"{path} has no word pieces, but {type(tokenizer.model).__name__}: give those of a BERT")
     if tokenizer.token_to_id(tokenizer.model.unk_token) is None:
-        raise UserError(f"{path} has no {tokenizer.model.unk_token} among its word pieces: give those of a BERT")
+        raise BeamscribeError(f"{path} has no {tokenizer.model.unk_token} among its word pieces: give those of a BERT")
     return tokenizer, path

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import psutil
 
 from beamscribe.model.documents import DamagedDocumentError, Document
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import layout
 
@@ -103,7 +103,7 @@ def hold(
       is_running: asks a runner whether a job is still running.
 
     Raises:
-      UserError: another job holds the lease, or the folder's store can't create files exclusively.
+      BeamscribeError: another job holds the lease, or the folder's store can't create files exclusively.
       OSError: the folder is not writable.
     """
     stores.check_exclusive(output)
@@ -133,7 +133,7 @@ def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | 
       is_running: asks a runner whether a job is still running.
 
     Raises:
-      UserError: the holder's runner can't be asked, or a newer version of Beamscribe took the lease.
+      BeamscribeError: the holder's runner can't be asked, or a newer version of Beamscribe took the lease.
       OSError: the store reported an error.
     """
     return _latest_holder(layout.leases_folder(output), is_running)[1]
@@ -143,7 +143,7 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
     while True:
         number, holder = _latest_holder(folder, is_running)
         if holder:
-            raise UserError(
+            raise BeamscribeError(
                 f"{stores.folder_of(folder)} is in use: {holder} writes to it; wait until it ends, or stop it"
             )
         if stores.create(layout.lease_file(folder, number + 1, "json"), myself.to_json()):
@@ -204,7 +204,7 @@ def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> b
     running = is_running(holder.job) if holder.job else False
     if running is None:
         path = layout.lease_file(folder, number, "json")
-        raise UserError(
+        raise BeamscribeError(
             f"{stores.folder_of(folder)} may be in use: {holder}; the process that started the job has ended, and the "
             f"runner can't be asked whether the job is still running; try again, or delete {path} if the job has ended"
         )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.output import frozen_plan, layout, rows
 from beamscribe.pipelines.output.run_documents import Plan
@@ -107,7 +107,7 @@ class Progress:
     def _plan(self) -> Plan | None:
         try:
             return frozen_plan.read(self._folder)
-        except (OSError, UserError):
+        except (OSError, BeamscribeError):
             # The job itself reports what is wrong with its plan.
             return None
 

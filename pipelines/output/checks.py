@@ -70,7 +70,7 @@ def verify(output: str, listing: Iterable[PhotoRef] | None = None) -> Result:
 
     Raises:
       OSError: the store reported an error while the folder was listed.
-      UserError: a newer version of Beamscribe wrote a file of the folder.
+      BeamscribeError: a newer version of Beamscribe wrote a file of the folder.
     """
     paths = layout.committed_files(output)
     findings: list[Finding] = []

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beamscribe.model.errors import UserError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import copies, current, digests, layout, rows
 from beamscribe.pipelines.output.run_documents import Compaction, FileRecord
@@ -56,7 +56,7 @@ def compact(output: str, lost: Sequence[str] = ()) -> Outcome:
       lost: a list to which another thread adds the reason if this job loses the lease; then nothing is committed.
 
     Raises:
-      UserError: a file is damaged; no current row was deleted.
+      BeamscribeError: a file is damaged; no current row was deleted.
       OSError: the store reported an error.
     """
     # The writers of these files were killed, since no other job writes now.
@@ -101,7 +101,7 @@ def _finish(output: str, record: Compaction, files: Iterable[str]) -> int:
     problem = _problem(output, record) if left else None
     if problem:
         path = layout.run_file(output, record.run, layout.COMPACTION)
-        raise UserError(
+        raise BeamscribeError(
             f"the files of run {record.run} are damaged ({problem}), and no more files were deleted; "
             f"restore them from a backup, or delete {path} and run `beamscribe compact` again"
         )
@@ -119,7 +119,7 @@ def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequen
             try:
                 sources.append(_add(path, path.removeprefix(f"{output}/"), data.result(), merged, latest))
             except (OSError, pa.ArrowException) as error:
-                raise UserError(
+                raise BeamscribeError(
                     f"can't read {path} ({one_line(error)}), and nothing was deleted; "
                     "run `beamscribe verify`, which tells what to do"
                 ) from None
@@ -138,7 +138,7 @@ def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequen
     if problem:
         # Without their record, readers would take these files for a run.
         _delete(stores.join(output, file.file) for file in results)
-        raise UserError(f"the new files are not valid ({problem}), and the old files are unchanged; try again")
+        raise BeamscribeError(f"the new files are not valid ({problem}), and the old files are unchanged; try again")
     stores.create(layout.run_file(output, run, layout.COMPACTION), record.to_json())
     return record
 

@@ -57,7 +57,7 @@ def tfrecord(table: pa.Table) -> bytes:
     The alternatives become two features, one of captions and one of scores; times are in microseconds since 1970.
 
     Raises:
-      UserError: tfx-bsl is not installed.
+      BeamscribeError: tfx-bsl is not installed.
     """
     alternatives = table["alternatives"].combine_chunks()
     for field in ("caption", "score"):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import photos, stores
 from beamscribe.pipelines.output import current, digests
 
@@ -22,7 +22,7 @@ _BATCH_ROWS = 100_000
 _T = TypeVar("_T")
 
 
-class NewerFileError(UserError):
+class NewerFileError(BeamscribeError):
     """A newer version of Beamscribe wrote the shard file, with columns that this version does not know."""
 
 

@@ -6,7 +6,7 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beamscribe.model.errors import InputError, UserError, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.images import formats
 from beamscribe.pipelines.sources import compression, lists, parquets, tfrecords
@@ -75,7 +75,7 @@ def kind_in_glob(uri: str, options: ListOptions) -> str | None:
         return options.format
     try:
         return _container(uri, options) or (None if by_name == "parquet" else by_name)
-    except (UserError, OSError):
+    except (BeamscribeError, OSError):
         return by_name
 
 

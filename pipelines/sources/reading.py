@@ -4,7 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import failures, stores
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef
@@ -70,7 +70,7 @@ def _or_failures(contents: Iterator[Content], count: int) -> Iterator[Content]:
             left -= 1
             yield content
         error = Exception("the container holds fewer photos than when it was listed")
-    except (NoCredentialsError, UserError):
+    except (NoCredentialsError, BeamscribeError):
         raise
     except Exception as raised:  # noqa: BLE001 - a damaged container must not fail photos of other containers
         error = raised

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores, tf_examples
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef
@@ -56,7 +56,7 @@ def features(uri: str) -> list[str]:
 
     Raises:
       OSError: the store reported an error.
-      UserError: tfx-bsl is not installed.
+      BeamscribeError: tfx-bsl is not installed.
     """
     with compression.opened(uri) as (stream, _), contextlib.suppress(*compression.DAMAGE):
         record = next(_records(stream), None)
@@ -79,7 +79,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
                     names.add(name)
                     yield options.ignored_file(name) or _ref(uri, name, record, image, number if is_plain else 0)
                     number += 1
-        except UserError:
+        except BeamscribeError:
             raise
         except Exception as error:  # noqa: BLE001 - damage may raise anything, and the records before it count
             yield PhotoRef(uri, etag=stores.version(uri), failure=damage.failure(Stage.LIST, error))

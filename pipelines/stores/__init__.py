@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines.stores.base import FileInfo, NotExclusiveError, Store
 from beamscribe.pipelines.stores.beam_files import BeamStore
 from beamscribe.pipelines.stores.gcs import GcsStore
@@ -181,13 +181,15 @@ def check_exclusive(folder: str) -> None:
     The check creates a probe file twice, and deletes it.
 
     Raises:
-      UserError: the store does not create files exclusively.
+      BeamscribeError: the store does not create files exclusively.
       OSError: the folder is not writable.
     """
     problem = None if store_of(folder).is_exclusive else "its store lets the last writer of a file win"
     problem = problem or _not_exclusive(join(folder, f".probe-{uuid.uuid4().hex}"))
     if problem:
-        raise UserError(f"{folder} can't hold captions: {problem}; choose a folder on another disk or in another store")
+        raise BeamscribeError(
+            f"{folder} can't hold captions: {problem}; choose a folder on another disk or in another store"
+        )
 
 
 def _not_exclusive(path: str) -> str | None:

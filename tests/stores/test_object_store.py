@@ -20,7 +20,7 @@ import pytest
 
 from beamscribe.jobs import cli
 from beamscribe.model import bundle
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import bundle_cache, listing, stores
 from beamscribe.pipelines.control import lease
 from beamscribe.pipelines.output import layout, rows
@@ -123,14 +123,14 @@ def test_a_damaged_copy_of_the_bundle_is_fetched_again(bucket, tiny_bundle, tmp_
     (folder / "vocabulary.txt").write_text("nonsense")
     assert bundle_cache.fetched(f"{bucket}/tiny", fingerprint) == folder
     assert bundle.describe(folder).fingerprint == fingerprint
-    with pytest.raises(UserError, match="is not the one that the job was started with"):
+    with pytest.raises(BeamscribeError, match="is not the one that the job was started with"):
         bundle_cache.fetched(f"{bucket}/tiny", "0" * 16)
     assert sorted(path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")) == [fingerprint]
-    with pytest.raises(UserError, match="is not a model bundle"):
+    with pytest.raises(BeamscribeError, match="is not a model bundle"):
         bundle_cache.described(f"{bucket}/none")
     stores.replace(f"{bucket}/tiny/vocabulary.txt", b"nonsense")
     (folder / "vocabulary.txt").unlink()
-    with pytest.raises(UserError, match=f"the bundle {bucket}/tiny is damaged"):
+    with pytest.raises(BeamscribeError, match=f"the bundle {bucket}/tiny is damaged"):
         bundle_cache.fetched(f"{bucket}/tiny", fingerprint)
 
 
@@ -225,7 +225,7 @@ def test_one_job_at_a_time(bucket, fault):
     left = []
     fault.append(lambda method, _: left.pop() if method == "POST" and left else None)
     with lease.hold(f"{bucket}/out", "run 1"):
-        with pytest.raises(UserError, match="in use: run 1"), lease.hold(f"{bucket}/out", "run 2"):
+        with pytest.raises(BeamscribeError, match="in use: run 1"), lease.hold(f"{bucket}/out", "run 2"):
             pass
         assert str(lease.holder_of(f"{bucket}/out")).startswith("run 1")
     assert lease.holder_of(f"{bucket}/out") is None
