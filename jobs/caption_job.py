@@ -17,7 +17,7 @@ from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import history, lease, stopping
 from beamscribe.pipelines.control.progress import Limit, Progress
 from beamscribe.pipelines.output import frozen_plan, layout, report, rows
-from beamscribe.pipelines.output.run_documents import Config, Report
+from beamscribe.pipelines.output.run_documents import Config, Report, StopCause
 from beamscribe.pipelines.stores import retries
 
 # How many captions are shown when a job has ended.
@@ -84,7 +84,7 @@ def _held(job: CaptionJob) -> Iterator[None]:
     with lease.hold(
         job.options.output,
         f"run {job.options.run}",
-        lambda why: stopping.stop(folder, why),
+        lambda why: stopping.stop(folder, why, StopCause.TAKEN_OVER),
         job.remote,
         remote_jobs.is_running,
     ):

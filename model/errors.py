@@ -30,11 +30,11 @@ class OutputInUse(BeamscribeError):  # noqa: N818 - a public name
     """Another job writes to the output folder."""
 
 
-class _Unfinished(BeamscribeError):
-    """A run has written a report, but its folder has no `_SUCCESS`.
+class RunError(BeamscribeError):
+    """A run has ended, and its folder has no `_SUCCESS`: the job has failed, or photos have by a fault of Beamscribe.
 
     Attributes:
-      report: the report of the run, a `beamscribe.Report`.
+      report: the report of the run, a `beamscribe.Report`; None where the job failed before there was one.
     """
 
     def __init__(self, message: str, report: Any = None):
@@ -42,20 +42,16 @@ class _Unfinished(BeamscribeError):
         self.report = report
 
 
-class NoPhotos(_Unfinished):  # noqa: N818 - a public name
-    """An input holds no photos: a disk may not be mounted, for example."""
+class NoPhotos(RunError):
+    """An input holds no photos; a disk may not be mounted."""
 
 
-class TooManyFailures(_Unfinished):  # noqa: N818 - a public name
-    """More photos have failed than `max_failures` allows; the run was stopped early, and the next run does the rest."""
+class TooManyFailures(RunError):
+    """More photos have failed than `max_failures` allows. The run may have been stopped early; the next does the rest."""
 
 
-class Stopped(_Unfinished):  # noqa: N818 - a public name
-    """The run was asked to stop, and was stopped early; the next run does the rest."""
-
-
-class JobError(_Unfinished):
-    """The job has failed, or photos have failed by a fault of Beamscribe itself; the message says which."""
+class Stopped(RunError):
+    """The run was asked to stop, and has left photos to the next run."""
 
 
 def one_line(error: object) -> str:

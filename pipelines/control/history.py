@@ -7,7 +7,7 @@ from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.output import layout
-from beamscribe.pipelines.output.run_documents import Config
+from beamscribe.pipelines.output.run_documents import Config, StopCause
 
 # A run continues an earlier one if these are equal. With another limit or version, a photo that failed may succeed.
 _ALIKE = ("inputs", "bundle", "settings", "recaption", "max_pixels", "version")
@@ -55,4 +55,4 @@ def stop_earlier(output: str) -> None:
         names[layout.run_of_file(path)].add(path.rpartition("/")[2])
     for run, found in names.items():
         if layout.CONFIG in found and not found & {layout.REPORT, layout.STOP, layout.COMPACTION}:
-            stopping.stop(layout.run_folder(output, run), "a later run took over")
+            stopping.stop(layout.run_folder(output, run), "a later run took over", StopCause.TAKEN_OVER)

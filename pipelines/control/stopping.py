@@ -2,24 +2,25 @@
 
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import layout
-from beamscribe.pipelines.output.run_documents import StopRequest
+from beamscribe.pipelines.output.run_documents import StopCause, StopRequest
 
 
-def stop(folder: str, reason: str) -> None:
-    """Asks a run to stop.
+def stop(folder: str, reason: str, cause: StopCause = StopCause.ASKED) -> None:
+    """Asks a run to stop; the first request stands.
 
     Args:
       folder: folder of the run.
       reason: why the run is stopped, for people who look at the run later.
+      cause: what asks for it.
 
     Raises:
       OSError: the store reported an error.
     """
-    stores.create(_path(folder), StopRequest(reason=reason).to_json())
+    stores.create(_path(folder), StopRequest(reason=reason, cause=cause).to_json())
 
 
-def reason(folder: str) -> str | None:
-    """Why a run was asked to stop; None if it was not.
+def request(folder: str) -> StopRequest | None:
+    """The request that asked a run to stop; None if there is none.
 
     Args:
       folder: folder of the run.
@@ -29,7 +30,7 @@ def reason(folder: str) -> str | None:
       OSError: the store reported an error.
     """
     path = _path(folder)
-    return StopRequest.from_json(stores.read(path), path).reason if stores.exists(path) else None
+    return StopRequest.from_json(stores.read(path), path) if stores.exists(path) else None
 
 
 def is_asked(folder: str) -> bool:

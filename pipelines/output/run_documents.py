@@ -5,6 +5,7 @@ The names of the fields are the keys in the files.
 
 import dataclasses
 import datetime
+import enum
 from typing import Annotated, ClassVar
 
 import pydantic
@@ -201,7 +202,21 @@ class Compaction(Document):
     results: tuple[FileRecord, ...]
 
 
+class StopCause(enum.StrEnum):
+    """Who or what asked a run to stop early."""
+
+    ASKED = "asked"
+    FAILURES = "failures"
+    TAKEN_OVER = "taken_over"
+
+
 class StopRequest(Document):
-    """A request to stop a run early, with its reason; the content of `stop.json`."""
+    """A request to stop a run early; the content of `stop.json`.
+
+    Attributes:
+      reason: why the run is stopped, for people.
+      cause: what asked for it.
+    """
 
     reason: str
+    cause: StopCause = StopCause.ASKED
