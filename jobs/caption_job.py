@@ -1,27 +1,28 @@
-"""A captioning job from the lease to the report; what the command line says of it is in `commands/caption.py`."""
+"""A captioning job from the lease to the report, or to its submission; `caption_function` makes it of arguments."""
 
 import contextlib
 import dataclasses
 import datetime
+import logging
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beamscribe.jobs.runners import beam_runner, remote_jobs
+from beamscribe.jobs.runners import beam_runner, dataflow_runner, remote_jobs
 from beamscribe.jobs.runners.dataflow_runner import Unattended
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, OutputInUse, RunError, Stopped, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
-from beamscribe.pipelines.control import history, lease, stopping
-from beamscribe.pipelines.control.progress import Limit, Progress
-from beamscribe.pipelines.output import frozen_plan, layout, report, rows
+from beamscribe.pipelines.control import history, lease, stopping, verdict
+from beamscribe.pipelines.control.progress import Follower, Limit, Progress
+from beamscribe.pipelines.output import frozen_plan, layout, report
 from beamscribe.pipelines.output.run_documents import Config, Report, StopCause
 from beamscribe.pipelines.stores import retries
 
-# How many captions are shown when a job has ended.
-SHOWN_CAPTIONS = 5
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,43 +44,40 @@ class CaptionJob:
     max_failures: Limit | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What came of a job.
-
-    Attributes:
-      report: of its run.
-      captions: some photos with their captions: of the run, or of earlier ones where the run had nothing to caption.
-      stopped: why the run was asked to end early; None where it was not.
-    """
-
-    report: Report
-    captions: list[tuple[str, str]]
-    stopped: str | None
-
-
-def run(job: CaptionJob, begun: Callable[[], None] = lambda: None) -> Outcome:
-    """Runs a job to its end, and writes its report.
+def run(
+    job: CaptionJob, progress: Callable[[Progress], None] | None = None, stop: threading.Event | None = None
+) -> Report:
+    """Runs a job to its end, and writes and returns its report.
 
     Args:
       job: what to run.
-      begun: called when the job holds the lease of its output, before any photo is listed.
+      progress: called, from another thread, with each change of how far the job is.
+      stop: an event that stops the run early once it is set.
 
     Raises:
-      BeamscribeError: another job writes to the output, the output can't be written to, or the job has failed.
+      OutputInUse: another job writes to the output, or has taken it over.
+      NoPhotos, TooManyFailures, Stopped, RunError: see `control.verdict`; an error of the pipeline is a `RunError`.
+      BeamscribeError: the output can't be written to.
     """
+    with _writable(job), _held(job):
+        if stop and stop.is_set():
+            raise Stopped("stopped before any photo was captioned; run it again to go on")
+        _announce(job)
+        _run_pipeline(job, progress, stop)
+        return _account(job)
+
+
+@contextlib.contextmanager
+def _writable(job: CaptionJob) -> Iterator[None]:
     try:
-        with _held(job):
-            begun()
-            _run_pipeline(job)
-            return _account(job)
+        yield
     except OSError as error:
-        raise BeamscribeError(f"--output: can't write to {job.options.output}: {one_line(error)}") from None
+        raise BeamscribeError(f"`output`: can't write to {job.options.output}: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
 def _held(job: CaptionJob) -> Iterator[None]:
-    """Holds the lease of the output; an interruption asks a job to end that would go on without this process."""
+    """Holds the lease of the output. Where an exception interrupts the launcher, workers take no more shards."""
     folder = job.options.folder
     with lease.hold(
         job.options.output,
@@ -91,24 +89,29 @@ def _held(job: CaptionJob) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            if job.remote:
-                with contextlib.suppress(OSError):
-                    stopping.stop(folder, "its launcher was interrupted")
+            with contextlib.suppress(OSError):
+                stopping.stop(folder, "its launcher was interrupted")
             raise
 
 
-def _run_pipeline(job: CaptionJob) -> None:
+def _announce(job: CaptionJob) -> None:
+    if console := dataflow_runner.console(job.beam_options):
+        _LOGGER.info("job: %s", console)
+
+
+def _run_pipeline(job: CaptionJob, progress: Callable[[Progress], None] | None, stop: threading.Event | None) -> None:
     history.stop_earlier(job.options.output)
     options = dataclasses.replace(job.options, since=history.unfinished_since(job.config))
     stores.replace(layout.run_file(options.output, options.run, layout.CONFIG), job.config.to_json())
     try:
-        with Progress(options.output, options.run, job.max_failures):
+        with Follower(options.output, options.run, job.max_failures, stop, progress):
             beam_runner.run(CaptionArchive(options), job.beam_options)
-    except Exception as error:  # noqa: BLE001 - each runner raises errors of its own kinds
+    except Exception as error:
         details = _write_traceback(options)
-        raise BeamscribeError(
+        _LOGGER.debug("the job stopped", exc_info=error)
+        raise RunError(
             f"the job stopped: {beam_runner.reason(error)}; committed captions stay, run it again to go on{details}"
-        ) from None
+        ) from error
 
 
 def _write_traceback(options: CaptionOptions) -> str:
@@ -121,45 +124,61 @@ def _write_traceback(options: CaptionOptions) -> str:
     return f" (details: {path})"
 
 
-def _account(job: CaptionJob) -> Outcome:
-    """Writes the report of a job that has ended."""
+def _account(job: CaptionJob) -> Report:
+    """Writes and returns the report of a job that has ended; raises where the run has not succeeded."""
     options = job.options
     if not stores.exists(frozen_plan.path_of(options.folder)):
-        raise BeamscribeError("the job has ended without listing anything; the runner's own log says why")
+        raise RunError("the job has ended without listing anything; the runner's own log says why")
     finished = datetime.datetime.now(datetime.UTC)
     result = report.collect(options.output, options.run, finished, retries.take())
-    report.write(result, options.output)
-    captions = [(sample.photo, sample.caption) for sample in result.samples[:SHOWN_CAPTIONS]]
-    return Outcome(result, captions or latest_captions(options.output), stopping.reason(options.folder))
+    error = verdict.error_of(result, stopping.request(options.folder), job.max_failures, job.config.allow_empty)
+    report.write(result, options.output, success=error is None)
+    if error:
+        raise error
+    return result
 
 
-def latest_captions(output: str) -> list[tuple[str, str]]:
-    """Some photos with the captions that the newest runs have given them, each photo once."""
-    seen: set[str] = set()
-    captions: list[tuple[str, str]] = []
-    for path in reversed(layout.committed_files(output)):
-        for table in rows.read_batches([path], ["photo", "caption"]):
-            for photo, caption in zip(table["photo"].to_pylist(), table["caption"].to_pylist(), strict=True):
-                if photo not in seen and caption is not None:
-                    captions.append((photo, caption))
-                if len(captions) == SHOWN_CAPTIONS:
-                    return captions
-                # A photo that failed last has no caption, whatever an earlier run has written.
-                seen.add(photo)
-    return captions
+def submit(job: CaptionJob) -> None:
+    """Starts a job that goes on without this process, and that writes its own report.
+
+    Raises:
+      InputError: the job's runner runs no job without its launcher.
+      OutputInUse: another job writes to the output.
+      RunError: the job could not be started.
+      BeamscribeError: the output can't be written to.
+    """
+    if not job.remote:
+        raise InputError("`detach`: only jobs on Flink and Dataflow go on without this process; leave it out")
+    if job.max_failures:
+        raise InputError("`max_failures`: nobody counts the failures of a job with `detach`; leave one of them out")
+    with _writable(job), _held(job):
+        _announce(job)
+        history.stop_earlier(job.options.output)
+        try:
+            beam_runner.submit(_unattended(job), job.beam_options, lambda: remote_jobs.is_running(job.remote or {}))
+        except Exception as error:
+            raise RunError(f"the job could not be started: {beam_runner.reason(error)}") from error
 
 
 def write_template(job: CaptionJob, place: str) -> None:
     """Writes a job as a template, to be run later, or by others; leaves the output as it is.
 
     Raises:
-      BeamscribeError: another job writes to the output, or the template can't be written.
+      InputError: an option needs a launcher, which a template's job does not have.
+      OutputInUse: another job writes to the output.
+      BeamscribeError: the template can't be written.
     """
+    if job.max_failures:
+        raise InputError("`max_failures`: a template's job has no launcher that counts its failures; leave it out")
     output = job.options.output
     if holder := lease.holder_of(output, remote_jobs.is_running):
-        raise BeamscribeError(f"{output} is in use: {holder} writes to it; wait for its end, or stop it")
-    options = dataclasses.replace(job.options, since=history.unfinished_since(job.config))
+        raise OutputInUse(f"{output} is in use: {holder} writes to it; wait for its end, or stop it")
     try:
-        beam_runner.run(Unattended(CaptionArchive(options), job.config), job.beam_options)
-    except Exception as error:  # noqa: BLE001 - each runner raises errors of its own kinds
-        raise BeamscribeError(f"--template_location: can't write {place}: {beam_runner.reason(error)}") from None
+        beam_runner.run(_unattended(job), job.beam_options)
+    except Exception as error:
+        raise BeamscribeError(f"--template_location: can't write {place}: {beam_runner.reason(error)}") from error
+
+
+def _unattended(job: CaptionJob) -> Unattended:
+    options = dataclasses.replace(job.options, since=history.unfinished_since(job.config))
+    return Unattended(CaptionArchive(options), job.config)

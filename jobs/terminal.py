@@ -3,12 +3,19 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 def printable(text: str) -> str:
     """The text, with a replacement for each character that would move a terminal's cursor or change its colours."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def print_ignored(ignored: Mapping[str, int]) -> None:
+    """Prints how many files a listing ignored, by kind; nothing where there are none."""
+    if ignored:
+        kinds = (f"{count} {kind or 'without an extension'}" for kind, count in ignored.items())
+        print(f"ignored files: {', '.join(kinds)}")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import csv
 import re
 from pathlib import Path
 
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, one_line
 
 _HEADER = ["image", "caption"]
 # `photo.jpg#0<TAB>a caption`; the number counts the captions of a photo.
@@ -31,6 +31,7 @@ def read_captions(path: str | Path) -> dict[str, list[str]]:
       file's order. Empty captions are left out, and so is a photo that has no others.
 
     Raises:
+      InputError: there is no such file.
       AnnotationError: the file can't be read, a line is in neither format, or there is no caption.
     """
     captions: dict[str, list[str]] = {}
@@ -61,6 +62,7 @@ def read_split(path: str | Path) -> list[str]:
       The names in the file's order, each once.
 
     Raises:
+      InputError: there is no such file.
       AnnotationError: the file can't be read, or names no photo.
     """
     photos = list(dict.fromkeys(line.strip() for _, line in _lines(path, "split")))
@@ -73,6 +75,7 @@ def captions_of_split(split: str | Path, captions: str | Path) -> dict[str, list
     """Reads the reference captions of one split, in its order.
 
     Raises:
+      InputError: there is no such file.
       AnnotationError: as for `read_captions` and `read_split`, or a photo of the split has no captions.
     """
     written = read_captions(captions)
@@ -87,8 +90,8 @@ def _lines(path: str | Path, kind: str) -> list[tuple[int, str]]:
     """The lines that are not blank, each with its number from 1."""
     try:
         content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise AnnotationError(f"no {kind} file {path}: check the path") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"there is no {kind} file {path}; check the path") from None
     except OSError as error:
         raise AnnotationError(f"can't read the {kind} file {path}: {one_line(error)}") from None
     lines = []

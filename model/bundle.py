@@ -15,7 +15,7 @@ import pydantic
 
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.documents import Document
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, InputError
 from beamscribe.model.recipe import Recipe
 from beamscribe.model.words.vocabulary import Vocabulary
 
@@ -64,13 +64,14 @@ def describe(folder: Path) -> Description:
     """Reads what a bundle says of itself, and checks that its files are those that were written.
 
     Raises:
-      BeamscribeError: the folder is no bundle, or a file of the bundle is missing or changed.
+      InputError: the folder is no bundle.
+      BeamscribeError: a file of the bundle is missing or changed.
     """
     path = folder / DESCRIPTION
     try:
         description = Description.from_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
-        raise BeamscribeError(f"{folder} is not a model bundle: it has no {DESCRIPTION}") from None
+        raise InputError(f"{folder} is not a model bundle: it has no {DESCRIPTION}") from None
     if _fingerprint(folder) != description.fingerprint:
         raise BeamscribeError(
             f"the bundle {folder} is damaged: its files have changed since it was written; get it again"
@@ -87,7 +88,8 @@ def restore(folder: Path, encoder: Any = None, decoder: Any = None) -> None:
       decoder: the `Decoder` that gets the decoder's weights; None for none.
 
     Raises:
-      BeamscribeError: the folder is no bundle, the bundle is damaged, or its models have other shapes.
+      InputError: the folder is no bundle, or its models have other shapes.
+      BeamscribeError: the bundle is damaged.
     """
     from beamscribe.model import saved_model
 
@@ -115,7 +117,7 @@ class BundleWriter:
       folder: the bundle's place.
 
     Raises:
-      BeamscribeError: on entering, the bundle's place is taken.
+      InputError: on entering, the bundle's place is taken.
     """
 
     def __init__(self, folder: Path):
@@ -124,7 +126,7 @@ class BundleWriter:
 
     def __enter__(self) -> Self:
         if self._folder.exists():
-            raise BeamscribeError(f"{self._folder} is there already; delete it or choose another place for the bundle")
+            raise InputError(f"{self._folder} is there already; delete it or choose another place for the bundle")
         self.path.mkdir(parents=True)
         return self
 

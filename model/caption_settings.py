@@ -1,10 +1,15 @@
 """How captions are written: what the caller may choose for each call of a model, and the randomness of drawing."""
 
+import difflib
 import hashlib
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from beamscribe.model.errors import InputError
 
 
 class CaptionSettings(NamedTuple):
@@ -44,6 +49,117 @@ class CaptionSettings(NamedTuple):
 
 _OF_SEARCH = frozenset(("beam_width", "length_penalty"))
 _OF_DRAWING = frozenset(("top_p", "temperature", "seed"))
+
+
+class _Range(NamedTuple):
+    kind: type
+    must_be: str
+    allows: Callable[[float], bool]
+
+
+_RANGES = {
+    "beam_width": _Range(int, "at least 1", lambda n: n >= 1),
+    "max_length": _Range(int, "at least 1", lambda n: n >= 1),
+    "min_length": _Range(int, "at least 1", lambda n: n >= 1),
+    "length_penalty": _Range(float, "from 0 to 10", lambda x: 0 <= x <= 10),
+    "no_repeat_ngram": _Range(int, "at least 0", lambda n: n >= 0),
+    "top_p": _Range(float, "above 0, up to 1", lambda x: 0 < x <= 1),
+    "temperature": _Range(float, "above 0", lambda x: 0 < x < math.inf),
+    "seed": _Range(int, "at least 0", lambda n: n >= 0),
+}
+
+
+def chosen(asked: Mapping[str, Any] | None, settings: CaptionSettings, longest: int) -> CaptionSettings:
+    """A model's settings with the changes that a caller asks for.
+
+    Args:
+      asked: new values by the names of fields of `CaptionSettings`; None for no changes.
+      settings: default settings of the model.
+      longest: most words that a caption of the model can have.
+
+    Raises:
+      InputError: there is no such setting, its value is of another type or out of range, or it has no effect together
+        with the other settings.
+    """
+    if asked is not None and not isinstance(asked, Mapping):
+        raise InputError(f"`settings` must be a mapping such as {{'beam_width': 5}}, not {_kind(asked)}")
+    changes = {name: _checked(name, value) for name, value in (asked or {}).items()}
+    changed = settings._replace(**changes)
+    for name in changes:
+        if name in changed.idle:
+            raise InputError(
+                f"`{name}` has no effect with `top_p`; leave out one of the two"
+                if changed.top_p
+                else f"`{name}` has no effect without `top_p`; give `top_p`, too"
+            )
+    if changed.max_length > longest:
+        raise InputError(f"`max_length` {changed.max_length}: the model writes at most {longest} words")
+    if changed.min_length > changed.max_length:
+        raise InputError(f"`min_length` {changed.min_length}: must be at most `max_length`, {changed.max_length}")
+    if changes.get("no_repeat_ngram", 0) > longest:
+        raise InputError(f"`no_repeat_ngram` {changed.no_repeat_ngram}: the model writes at most {longest} words")
+    return changed
+
+
+def check_alternatives(alternatives: Any, settings: CaptionSettings) -> int:
+    """Checks the number of captions to write in addition to the best one.
+
+    Raises:
+      InputError: it is no whole number, or more than beam search keeps.
+    """
+    number = whole_number("alternatives", alternatives, least=0)
+    if number >= settings.beam_width and not settings.top_p:
+        raise InputError(
+            f"`alternatives` {number}: a beam width of {settings.beam_width} gives at most "
+            f"{settings.beam_width - 1}; raise `beam_width`"
+        )
+    return number
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Checks an argument that counts something.
+
+    Args:
+      name: name of the argument, for the message.
+      value: the argument.
+      least: smallest number that is allowed.
+
+    Raises:
+      InputError: the value is no whole number, or smaller than `least`.
+    """
+    number = _number(name, value, int)
+    if number < least:
+        raise InputError(f"`{name}` {number}: must be at least {least}")
+    return number
+
+
+def _checked(name: Any, value: Any) -> Any:
+    if name not in _RANGES:
+        nearest = difflib.get_close_matches(str(name), _RANGES, 1)
+        known = f"did you mean `{nearest[0]}`?" if nearest else f"choose from {', '.join(_RANGES)}"
+        raise InputError(f"there is no setting {name!r}; {known}")
+    kind, must_be, allows = _RANGES[name]
+    number = _number(name, value, kind)
+    if not allows(number):
+        raise InputError(f"`{name}` {number}: must be {must_be}")
+    return number
+
+
+def _number(name: str, value: Any, kind: type) -> Any:
+    """The value as the type that a setting has, so that equal settings have equal fingerprints."""
+    wanted = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool | np.bool_) or not isinstance(value, wanted):
+        raise InputError(f"`{name}` must be a {'whole ' if kind is int else ''}number, not {_kind(value)}")
+    try:
+        return kind(value)
+    except OverflowError:
+        raise InputError(f"`{name}` is too large") from None
+
+
+def _kind(value: Any) -> str:
+    """A value and its type, for a message."""
+    text = repr(value)
+    return f"{text if len(text) <= 40 else text[:39] + '…'} ({type(value).__name__})"
 
 
 def draws(names: Sequence[str], settings: CaptionSettings, captions: int, longest: int) -> np.ndarray | None:

@@ -68,7 +68,7 @@ def require_tools() -> None:
     if importlib.util.find_spec("pycocoevalcap") is None:
         missing.append("pycocoevalcap (pip install 'beamscribe[evaluate]')")
     if not java_available():
-        missing.append("a Java runtime, 8 or later, as `java` on the PATH (such as apt install default-jre-headless)")
+        missing.append("a Java runtime, 8 or later, as java on the PATH (such as apt install default-jre-headless)")
     if missing:
         raise EvaluationError(f"scoring captions needs {' and '.join(missing)}")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 import yaml
 
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import InputError, one_line
 from beamscribe.model.image_sizes import IMAGE_SIZES
 
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
@@ -21,7 +21,7 @@ Positive = Annotated[float, pydantic.Field(gt=0)]
 RECIPES = resources.files("beamscribe.model") / "recipes"
 
 
-class RecipeError(BeamscribeError):
+class RecipeError(InputError):
     """A recipe that can't be used; the message is one line for the user."""
 
 
@@ -36,7 +36,7 @@ class Encoder(_Section):
     image_size: Annotated[int, pydantic.Field(ge=32)]  # the CNN's own where the recipe names none
     weights: str = "imagenet"  # or `none`, for random ones, or a path: a weights file, or a bundle's encoder
     # First layer that training changes, with all after it; batch normalisation keeps its statistics. Needs data
-    # prepared with `--store images`.
+    # prepared with images instead of features.
     trained_from: str | None = None
 
     @pydantic.model_validator(mode="before")
@@ -139,7 +139,7 @@ class _Phase(_Section):
     dropout: Share
     # Momentum of the exponential moving average of the weights, which is what is validated and exported.
     weight_average: Share = 0.0
-    mirror: bool  # show the photo or its mirror image, at random; needs features prepared with --flip
+    mirror: bool  # show the photo or its mirror image, at random; needs the features of both
     patience: Count  # epochs without a better validation CIDEr before the phase stops
     # An epoch counts as better only where at least this share of its captions is distinct.
     least_distinct: Share = 0.0

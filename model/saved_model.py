@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from beamscribe.model import search
 from beamscribe.model.decoders.base import Decoder
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import InputError
 from beamscribe.model.search import Rules
 from beamscribe.model.tensors import Tensor
 from beamscribe.model.words.vocabulary import SPECIALS, Vocabulary
@@ -54,7 +54,7 @@ def restore(folder: Path, encoder: keras.Model | None, decoder: Decoder | None) 
     """Gives models the weights of a SavedModel that `save` wrote of models of the same shape.
 
     Raises:
-      BeamscribeError: they have other shapes.
+      InputError: they have other shapes.
     """
     module = tf.saved_model.load(str(folder))
     stored = ((encoder, module.encoder_weights, "encoder"), (decoder, module.decoder_weights, "decoder"))
@@ -65,12 +65,10 @@ def restore(folder: Path, encoder: keras.Model | None, decoder: Decoder | None) 
 
 def _assign(variables: Sequence[keras.Variable], weights: Sequence[tf.Variable], source: str) -> None:
     if len(variables) != len(weights):
-        raise BeamscribeError(
-            f"{source} has {len(weights)} weights, the recipe's has {len(variables)}: they are not alike"
-        )
+        raise InputError(f"{source} has {len(weights)} weights, the recipe's has {len(variables)}: they are not alike")
     for variable, weight in zip(variables, weights, strict=True):
         if tuple(variable.shape) != tuple(weight.shape):
-            raise BeamscribeError(
+            raise InputError(
                 f"{source}: {variable.path} is {tuple(weight.shape)}, the recipe's {tuple(variable.shape)}"
             )
         variable.assign(tf.cast(weight, tf.float32))

@@ -9,16 +9,26 @@ import filelock
 
 from beamscribe.model import bundle
 from beamscribe.model.bundle import Description
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, InputError, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import rows
 from beamscribe.pipelines.stores import uris
 
 
-def located(uri: str | None) -> str:
-    """The URI by which workers find a bundle: empty for the bundle in the package, whose path differs by machine."""
-    if not uri:
+def located(bundle: str | os.PathLike[str] | None) -> str:
+    """The URI by which workers find a bundle: empty for the bundle in the package, whose path differs by machine.
+
+    Args:
+      bundle: path or URI of the bundle's folder; None, or an empty one, for the bundle in the package.
+
+    Raises:
+      InputError: the argument is no path.
+    """
+    if not bundle:
         return ""
+    if not isinstance(bundle, str | os.PathLike):
+        raise InputError(f"`bundle` must be a path or a URI, not {type(bundle).__name__}")
+    uri = os.fspath(bundle)
     return os.path.abspath(uris.local_path(uri)) if stores.is_local(uri) else uri.rstrip("/")
 
 
@@ -29,17 +39,18 @@ def described(uri: str) -> Description:
       uri: URI of the bundle, as `located` returns it.
 
     Raises:
-      BeamscribeError: the folder is not a bundle or can't be read, or a file of the bundle is missing or changed.
+      InputError: the folder is not a bundle.
+      BeamscribeError: the folder can't be read, or a file of the bundle is missing or changed.
     """
-    if stores.is_local(uri):
-        return bundle.describe(_folder(uri))
-    path = stores.join(uri, bundle.DESCRIPTION)
     try:
+        if stores.is_local(uri):
+            return bundle.describe(_folder(uri))
+        path = stores.join(uri, bundle.DESCRIPTION)
         return Description.from_json(stores.read(path), path)
     except FileNotFoundError:
-        raise BeamscribeError(f"{uri} is not a model bundle: it has no {bundle.DESCRIPTION}") from None
+        raise InputError(f"{uri} is not a model bundle: it has no {bundle.DESCRIPTION}") from None
     except OSError as error:
-        raise BeamscribeError(f"can't read the bundle {uri}: {error}") from None
+        raise BeamscribeError(f"can't read the bundle {uri}: {one_line(error)}") from None
 
 
 def fetched(uri: str, fingerprint: str) -> Path:
@@ -65,7 +76,7 @@ def fetched(uri: str, fingerprint: str) -> Path:
             if not _is_whole(folder, fingerprint):
                 _fetch(uri, folder, fingerprint)
     except OSError as error:
-        raise BeamscribeError(f"can't fetch the bundle {uri}: {error}") from None
+        raise BeamscribeError(f"can't fetch the bundle {uri}: {one_line(error)}") from None
     return folder
 
 
@@ -97,7 +108,8 @@ def _fetch(uri: str, folder: Path, fingerprint: str) -> None:
     """Downloads a bundle to a temporary folder, checks it, and renames the folder."""
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        for file, data in rows.read_ahead(stores.read, stores.within(uri, "**")):
+        files = (found.uri for found in stores.below(uri) if not uris.is_folder_marker(found.uri))
+        for file, data in rows.read_ahead(stores.read, files):
             path = beside / file.removeprefix(f"{uri}/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data.result())

@@ -13,7 +13,7 @@ from beamscribe.pipelines.inference import PhotoStream
 from beamscribe.pipelines.ledger import DoneRule, ReadLedger
 from beamscribe.pipelines.listing import ListPhotos
 from beamscribe.pipelines.output import frozen_plan
-from beamscribe.pipelines.plan import PlanShards
+from beamscribe.pipelines.planning import PlanShards
 
 
 @dataclasses.dataclass

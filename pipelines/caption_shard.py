@@ -1,25 +1,22 @@
 """Captions a shard on a worker: reads the photos, captions them, and commits their rows as one file."""
 
 import dataclasses
-import datetime
 import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import numpy as np
 import pyarrow.parquet as pq
 
-from beamscribe.model.caption_settings import draws
 from beamscribe.model.captioners.exported_model import CaptionModel
-from beamscribe.pipelines import bundle_cache, stores
+from beamscribe.pipelines import captioning, counters, stores
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import stopping
-from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
-from beamscribe.pipelines.inference import PhotoStream, ShardHandler, infer
+from beamscribe.pipelines.failures import ErrorCode, Stage
+from beamscribe.pipelines.inference import PhotoStream, ShardHandler
 from beamscribe.pipelines.output import frozen_plan, layout
 from beamscribe.pipelines.output.run_documents import PlannedShard
-from beamscribe.pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow, Shard, ShardResult, caption_table
+from beamscribe.pipelines.photos import CaptionRow, Shard, ShardResult, caption_table
 from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
 from beamscribe.pipelines.stores import retries, uris
 
@@ -42,8 +39,7 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
 
     def load_model(self) -> CaptionModel:
         """Loads the model; Beam calls this once per process."""
-        _LOGGER.info("process %d loads the model", os.getpid())
-        return CaptionModel(bundle_cache.fetched(self._options.bundle, self._options.model))
+        return captioning.load_model(self._options)
 
     def run_shard(self, stream: PhotoStream, model: CaptionModel) -> Iterator[str]:
         """Reads, captions and commits one shard.
@@ -61,25 +57,16 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
 
     def _captioned(self, shard: Shard, model: CaptionModel) -> ShardResult:
         _LOGGER.info("process %d captions shard %d", os.getpid(), shard.index)
-
-        def caption(images: np.ndarray, photos: list[str]) -> list[list[Alternative]]:
-            settings = self._options.settings
-            uniforms = draws(photos, settings, 1 + self._options.alternatives, model.longest)
-            captions, scores = model.caption(images, settings, uniforms)
-            return [
-                [Alternative(str(text), float(score)) for text, score in zip(*of_photo, strict=True)]
-                for of_photo in zip(captions, scores, strict=True)
-            ]
-
         read = ReadOptions(self._options.sources, self._options.max_pixels)
 
         def rows_of(part: Shard) -> list[CaptionRow]:
             photos = check_store(PhotoStream(part).pictures(model.image_size, read), self._options)
-            return [
-                row(photo, result, self._options) for photo, result in infer(photos, caption, self._options.batch_size)
-            ]
+            return list(captioning.rows(photos, model, self._options))
 
-        return ShardResult(shard.index, tuple(with_duplicates(shard, rows_of)), retries.take())
+        rows = tuple(with_duplicates(shard, rows_of))
+        for row in rows:
+            counters.count_row(row.status, row.error)
+        return ShardResult(shard.index, rows, retries.take())
 
 
 # If the first photos of a shard, this many, all can't be read, the store may be gone.
@@ -161,36 +148,6 @@ def with_duplicates(shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]]) 
             alone.append(ref._replace(same_as=""))
     if alone:
         yield from rows_of(Shard(shard.index, tuple(alone)))
-
-
-def row(photo: Photo, result: list[Alternative] | Failure, options: CaptionOptions) -> CaptionRow:
-    """Makes the output row of a photo.
-
-    Args:
-      photo: the photo with its pixels or its failure.
-      result: captions of the photo, best first, or its failure.
-      options: options of the job.
-    """
-    ref, picture = photo
-    failure = result if isinstance(result, Failure) else None
-    captions = [] if isinstance(result, Failure) else result
-    return CaptionRow(
-        photo=ref.photo,
-        etag=ref.etag,
-        sha256=picture.sha256,
-        width=picture.width,
-        height=picture.height,
-        status=FAILED if failure else CAPTIONED,
-        caption=captions[0].caption if captions else None,
-        score=captions[0].score if captions else None,
-        alternatives=tuple(captions[1 : options.alternatives + 1]),
-        stage=failure.stage if failure else None,
-        error=failure.error if failure else None,
-        message=failure.message if failure else None,
-        model=options.model,
-        settings=options.settings_fingerprint,
-        written_at=datetime.datetime.now(datetime.UTC),
-    )
 
 
 def open_shard(planned: PlannedShard) -> PhotoStream:

@@ -1,9 +1,21 @@
-"""The reasons why a photo can't be captioned: a closed list of error codes."""
+"""The reasons why a photo can't be captioned: a closed list of error codes, one of them for faults of Beamscribe."""
 
 import enum
+import logging
+import os
+import sys
+import threading
+import traceback
 from typing import NamedTuple
 
-from beamscribe.model.errors import one_line
+from beamscribe.model.errors import PROGRAMMING_ERRORS, one_line
+
+_LOGGER = logging.getLogger(__name__)
+_FAULT = "a fault of Beamscribe in the stage %s: %s"
+
+# The kinds of errors that this process has logged.
+_logged: set[str] = set()
+_lock = threading.Lock()
 
 
 class Stage(enum.StrEnum):
@@ -32,6 +44,7 @@ class ErrorCode(enum.StrEnum):
     TIMEOUT = "timeout"
     DECODER_CRASH = "decoder_crash"
     MODEL_ERROR = "model_error"
+    INTERNAL_ERROR = "internal_error"
 
     @property
     def sentence(self) -> str:
@@ -84,24 +97,117 @@ _MEANINGS = {
     ),
     ErrorCode.DECODER_CRASH: _Meaning("The image process died while it decoded the photo.", (Stage.DECODE,)),
     ErrorCode.MODEL_ERROR: _Meaning("The model failed on the photo.", (Stage.CAPTION,), transient=True),
+    ErrorCode.INTERNAL_ERROR: _Meaning(
+        "A fault of Beamscribe itself; the log has the traceback.", tuple(Stage), transient=True
+    ),
 }
 
 
 class Failure(NamedTuple):
-    """Why a photo has no caption: the stage, the error code, and a message of one line."""
+    """Why a photo has no caption: the stage, the error code, and a message of one line.
+
+    Attributes:
+      stage: `list`, `read`, `decode` or `caption`.
+      error: one of the codes in docs/failures.md.
+      message: what was wrong with the photo.
+
+    Example:
+      >>> model = beamscribe.load()
+      >>> failure = model.caption(["photos/nothing.jpg"])[0].failure
+      >>> str(failure.stage), str(failure.error)
+      ('read', 'not_found')
+    """
 
     stage: Stage
     error: ErrorCode
     message: str
 
 
+class Fault(NamedTuple):
+    """An error that is a fault of Beamscribe, in a form that an image process can send to its worker.
+
+    Attributes:
+      kind: type and place of the error: faults of one kind are logged once per process.
+      message: type, message and place of the error, in one line.
+      traceback: the traceback, as Python prints it.
+    """
+
+    kind: str
+    message: str
+    traceback: str
+
+
 def of_error(stage: Stage, error: Exception) -> Failure:
-    """Describes the error that reading a file raised.
+    """Describes an error that was raised while a photo was listed, read or captioned.
+
+    In the stage `caption`, every error is a fault of Beamscribe, except those that TensorFlow raises if it can't
+    compute a batch. In the other stages, `PROGRAMMING_ERRORS` are faults. Code that parses damaged bytes calls
+    `is_own_fault` first, since libraries raise programming errors for such bytes, too.
+
+    Faults and errors of the model are logged, each kind once per process.
 
     Args:
       stage: the stage in which the error was raised.
-      error: any error; one that is not about a missing file or a permission gets the code `unreadable`.
+      error: any error; one that is no fault, and not about a missing file or a permission, gets the code `unreadable`.
     """
+    if stage == Stage.CAPTION and _is_of_tensorflow(error):
+        if _is_new(fault_of(error).kind):
+            _LOGGER.warning("the model failed on photos: %s: %s", type(error).__name__, one_line(error))
+        return Failure(stage, ErrorCode.MODEL_ERROR, one_line(error))
+    if stage == Stage.CAPTION or isinstance(error, PROGRAMMING_ERRORS):
+        return of_fault(stage, error)
     kinds = {FileNotFoundError: ErrorCode.NOT_FOUND, PermissionError: ErrorCode.PERMISSION}
     code = next((code for kind, code in kinds.items() if isinstance(error, kind)), ErrorCode.UNREADABLE)
     return Failure(stage, code, one_line(error))
+
+
+def of_fault(stage: Stage, error: Exception) -> Failure:
+    """Describes an error that is a fault of Beamscribe, whatever its type, and logs its traceback."""
+    fault = fault_of(error)
+    if _is_new(fault.kind):
+        _LOGGER.error(_FAULT, stage, fault.message, exc_info=error)
+    return Failure(stage, ErrorCode.INTERNAL_ERROR, fault.message)
+
+
+def log_remote_fault(stage: Stage, fault: Fault) -> None:
+    """Logs the traceback of a fault that another process caught."""
+    if _is_new(fault.kind):
+        _LOGGER.error(f"{_FAULT}\n%s", stage, fault.message, fault.traceback)
+
+
+def is_own_fault(error: Exception) -> bool:
+    """Whether an error is one of `PROGRAMMING_ERRORS`, and was raised by code of Beamscribe, not by a library."""
+    return isinstance(error, PROGRAMMING_ERRORS) and f"{_raised_in(error)[0]}.".startswith("beamscribe.")
+
+
+def fault_of(error: Exception) -> Fault:
+    """Describes an error that was caught, for example as `KeyError: 'a' (pipelines/planning.py, line 12)`."""
+    name = type(error).__name__
+    _, place = _raised_in(error)
+    message = one_line(f"{name}: {error}".rstrip(": "))
+    return Fault(f"{name} {place}", f"{message} ({place})", "".join(traceback.format_exception(error)))
+
+
+def _raised_in(error: Exception) -> tuple[str, str]:
+    """The package of the code that raised an error, and the file and line, such as `pipelines/planning.py, line 12`."""
+    found = ("", "unknown place")
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        package = frame.f_globals.get("__package__") or ""
+        folder = f"{package}.".lstrip(".").removeprefix("beamscribe.").replace(".", "/")
+        found = package, f"{folder}{os.path.basename(frame.f_code.co_filename)}, line {line}"
+    return found
+
+
+def _is_of_tensorflow(error: Exception) -> bool:
+    """Whether an error says that TensorFlow can't compute a batch; for example, because the memory is full."""
+    # Who uses no model of TensorFlow must not wait for its import.
+    tensorflow = sys.modules.get("tensorflow")
+    return isinstance(error, MemoryError) or (tensorflow is not None and isinstance(error, tensorflow.errors.OpError))
+
+
+def _is_new(kind: str) -> bool:
+    """Whether no error of this kind was logged by this process; from then on, one was."""
+    with _lock:
+        is_new = kind not in _logged
+        _logged.add(kind)
+    return is_new

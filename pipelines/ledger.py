@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import datetime
+import enum
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,26 @@ _PERMANENT_FAILURE, _TRANSIENT_FAILURE = 1, 2
 _OTHER_MODEL, _OTHER_SETTINGS = 1, 2
 
 
+class Why(enum.StrEnum):
+    """Why a listed photo is captioned in a run, or skipped."""
+
+    NEW = "new"
+    CHANGED = "changed since they were captioned"
+    MAY_HAVE_PASSED = "failed for a reason that may have passed"
+    MODEL = "captioned by another model"
+    SETTINGS = "captioned with other settings"
+    FAILED = "failed for good, to be tried again"
+    ALL = "captioned, to be captioned again"
+    DONE = "captioned"
+    DONE_OTHERWISE = "captioned by another model or with other settings, which is left as it is"
+    FAILED_FOR_GOOD = "failed for good"
+
+    @property
+    def skips(self) -> bool:
+        """Whether the photo is skipped."""
+        return self in (Why.DONE, Why.DONE_OTHERWISE, Why.FAILED_FOR_GOOD)
+
+
 @dataclasses.dataclass(frozen=True)
 class DoneRule:
     """Decides from a photo's current row whether the photo is done.
@@ -47,18 +68,29 @@ class DoneRule:
     recaption: frozenset[str] = frozenset()
     since: datetime.datetime | None = None
 
-    def is_done(self, entry: "Entry") -> bool:
-        """Whether a photo is done, given that its bytes have not changed since the entry was written."""
+    def why(self, etag: int, entry: "Entry | None") -> Why:
+        """Why a photo is captioned, or skipped.
+
+        Args:
+          etag: digest of the photo's present etag, as `etag_digest` gives it.
+          entry: the ledger's entry for the photo; None if there is none.
+        """
+        if entry is None:
+            return Why.NEW
+        if entry.etag != etag:
+            return Why.CHANGED
         if entry.failure == _TRANSIENT_FAILURE:
-            return False
-        if self.since and entry.written_at >= _microseconds(self.since):
-            return True
+            return Why.MAY_HAVE_PASSED
+        again = frozenset() if self.since and entry.written_at >= _microseconds(self.since) else self.recaption
         if entry.failure:
-            return not {"all", "failed"} & self.recaption
-        again = {"all"}
-        again |= {"model"} if entry.difference & _OTHER_MODEL else set()
-        again |= {"settings"} if entry.difference & _OTHER_SETTINGS else set()
-        return not again & self.recaption
+            return Why.FAILED if {"all", "failed"} & again else Why.FAILED_FOR_GOOD
+        if "model" in again and entry.difference & _OTHER_MODEL:
+            return Why.MODEL
+        if "settings" in again and entry.difference & _OTHER_SETTINGS:
+            return Why.SETTINGS
+        if "all" in again:
+            return Why.ALL
+        return Why.DONE_OTHERWISE if entry.difference else Why.DONE
 
 
 class Entry(NamedTuple):
@@ -150,9 +182,14 @@ def by_part(photos: Iterable[PhotoRef]) -> Iterator[tuple[int, tuple[PhotoRef, .
     """Groups photos by the part of the ledger that they are compared with."""
     parts: Mapping[int, list[PhotoRef]] = collections.defaultdict(list)
     for ref in photos:
-        parts[photo_digest(ref.photo)[-1] % PARTS].append(ref)
+        parts[part_of(photo_digest(ref.photo))].append(ref)
     for part, refs in parts.items():
         yield part, tuple(refs)
+
+
+def part_of(digest: bytes) -> int:
+    """The part of the ledger that a photo, given by its digest, is compared in."""
+    return digest[-1] % PARTS
 
 
 def photo_digest(photo: str) -> bytes:

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -29,11 +28,13 @@ class Listed(NamedTuple):
       photos: photos of this part, in order.
       ignored: number of ignored files by kind.
       containers: containers that match a glob and are not listed yet.
+      input: the input that the part belongs to.
     """
 
     photos: tuple[PhotoRef, ...]
     ignored: dict[str, int]
     containers: tuple[Source, ...] = ()
+    input: str = ""
 
 
 @dataclasses.dataclass
@@ -76,10 +77,10 @@ class ListPhotos(beam.PTransform):
         return (listed, inside) | "FlattenListed" >> beam.Flatten()
 
     def _list(self, source: Source) -> Iterator[Listed]:
-        return in_chunks(_found(source, self.options))
+        return in_chunks(_found(source, self.options), source.input)
 
     def _first(self, inputs: Iterable[str]) -> Iterator[Listed]:
-        return in_chunks(itertools.islice(list_photos(inputs, self.options), self.limit))
+        return list_parts(inputs, self.options, self.limit)
 
 
 def check(uri: str, options: ListOptions) -> None:
@@ -99,7 +100,7 @@ def sources(inputs: Iterable[str], options: ListOptions) -> Iterator[Source]:
       InputError: an input does not exist, or its kind is unknown.
     """
     for uri in inputs:
-        yield detect.source_of(uri, options)
+        yield detect.source_of(uri, options)._replace(input=uri)
 
 
 def list_photos(inputs: Iterable[str], options: ListOptions | None = None) -> Iterator[PhotoRef]:
@@ -117,11 +118,36 @@ def list_photos(inputs: Iterable[str], options: ListOptions | None = None) -> It
     Raises:
       InputError: an input does not exist, or its kind is unknown.
     """
-    options = options or ListOptions()
+    for part in list_parts(inputs, options or ListOptions()):
+        yield from part.photos
+
+
+def list_parts(inputs: Iterable[str], options: ListOptions, limit: int | None = None) -> Iterator[Listed]:
+    """Lists the photos of the inputs in parts, one input after another; raises what `list_photos` raises.
+
+    Args:
+      inputs: as for `list_photos`.
+      options: which files to list.
+      limit: number of photos after which the listing ends; None for no limit. No part belongs to an input that is not
+        reached.
+    """
+    left = limit
     for source in sources(inputs, options):
-        for found in list_source(source, options):
-            if isinstance(found, PhotoRef):
-                yield found
+        if left == 0:
+            return
+        for part in in_chunks(_first(list_source(source, options), left), source.input):
+            yield part
+            left = None if left is None else left - len(part.photos)
+
+
+def _first(listed: Iterator[PhotoRef | Ignored], photos: int | None) -> Iterator[PhotoRef | Ignored]:
+    """The beginning of a listing, up to a number of photos; all of it for None."""
+    for found in listed:
+        yield found
+        if photos is not None and isinstance(found, PhotoRef):
+            photos -= 1
+            if photos == 0:
+                return
 
 
 def list_source(source: Source, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
@@ -159,8 +185,13 @@ def _or_failure(uri: str, members: Iterator[PhotoRef | Ignored]) -> Iterator[Pho
         yield PhotoRef(uri, etag="", failure=failures.of_error(Stage.LIST, error))
 
 
-def in_chunks(listed: Iterator[PhotoRef | Ignored | Source]) -> Iterator[Listed]:
-    """Groups a listing into parts of at most `CHUNK` photos and containers; an empty listing gives one empty part."""
+def in_chunks(listed: Iterator[PhotoRef | Ignored | Source], uri: str = "") -> Iterator[Listed]:
+    """Groups a listing into parts of at most `CHUNK` photos and containers; an empty listing gives one empty part.
+
+    Args:
+      listed: the listing of a source.
+      uri: the input that the source belongs to.
+    """
     while True:
         photos: list[PhotoRef] = []
         containers: list[Source] = []
@@ -170,12 +201,12 @@ def in_chunks(listed: Iterator[PhotoRef | Ignored | Source]) -> Iterator[Listed]
                 ignored[found.kind] += 1
                 continue
             if isinstance(found, Source):
-                containers.append(found)
+                containers.append(found._replace(input=uri))
             else:
                 photos.append(found)
             if len(photos) + len(containers) == CHUNK:
                 break
         else:
-            yield Listed(tuple(photos), dict(ignored), tuple(containers))
+            yield Listed(tuple(photos), dict(ignored), tuple(containers), uri)
             return
-        yield Listed(tuple(photos), dict(ignored), tuple(containers))
+        yield Listed(tuple(photos), dict(ignored), tuple(containers), uri)

@@ -25,6 +25,14 @@ class PhotoRef(NamedTuple):
       sha256: SHA-256 of the bytes, hexadecimal; empty if the plan does not know it.
       md5: MD5 of the bytes, hexadecimal; empty if the store's listing does not contain it. Reading checks it.
       failure: why the photo can't be read, if listing found a reason.
+
+    Example:
+      >>> import apache_beam as beam
+      >>> ref = beamscribe.PhotoRef("photos/astronaut.jpg", etag="of my own")
+      >>> with beam.Pipeline("FnApiRunner") as pipeline:
+      ...   rows = pipeline | beam.Create([ref]) | beamscribe.CaptionPhotos()
+      ...   _ = rows | beam.Map(lambda row: print(row.etag, row.width, row.height))
+      of my own 512 512
     """
 
     photo: str
@@ -57,7 +65,18 @@ class Shard:
 
 
 class Alternative(NamedTuple):
-    """A caption and its score: the mean log-probability per token, in nats."""
+    """A caption that is not the best one.
+
+    Attributes:
+      caption: the text.
+      score: its mean log-probability per token, in nats.
+
+    Example:
+      >>> model = beamscribe.load()
+      >>> caption, = model.caption(["photos/astronaut.jpg"], alternatives=1)
+      >>> caption.alternatives[0].caption != caption.text
+      True
+    """
 
     caption: str
     score: float
@@ -65,7 +84,15 @@ class Alternative(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CaptionRow:
-    """The output row of one photo; the fields are the columns of `CAPTION_SCHEMA`."""
+    """The output row of one photo; the fields are the columns that docs/architecture.md explains.
+
+    Example:
+      >>> import apache_beam as beam
+      >>> with beam.Pipeline("FnApiRunner") as pipeline:
+      ...   rows = pipeline | beam.Create(["photos/nothing.jpg"]) | beamscribe.CaptionPhotos()
+      ...   _ = rows | beam.Map(lambda row: print(row.status, row.stage, row.error))
+      failed read not_found
+    """
 
     photo: str
     etag: str

@@ -14,6 +14,7 @@ from beamscribe.model.quiet import quiet_imports
 from beamscribe.model.recipe import Encoder
 from beamscribe.model.training.dataset_description import (
     DATASET,
+    EXAMPLES,
     FEATURE_DTYPE,
     DatasetDescription,
     LeftOut,
@@ -21,9 +22,10 @@ from beamscribe.model.training.dataset_description import (
     StoredFeatures,
     examples_file,
 )
-from beamscribe.pipelines import stores, tf_examples
+from beamscribe.pipelines import counters, stores, tf_examples
+from beamscribe.pipelines.batches import Model, infer, shards_of
 from beamscribe.pipelines.failures import Failure
-from beamscribe.pipelines.inference import Model, PhotoStream, ShardHandler, infer, shards_of
+from beamscribe.pipelines.inference import PhotoStream, ShardHandler
 from beamscribe.pipelines.photos import PhotoRef
 
 # Photos per file: small enough that the trainer's shuffle buffer mixes many files.
@@ -122,7 +124,9 @@ class ExampleHandler(ShardHandler[PreparedShard, Any]):
             name = photo.ref.photo.removeprefix(folder)
             if isinstance(result, Failure):
                 failures.append((name, result))
+                counters.count_row(counters.FAILED, result.error)
                 continue
+            counters.count_row(counters.PREPARED, None)
             records.append({"photo": name, "captions": list(self._options.captions[name]), **result})
         if records:
             path = stores.join(self._options.output, examples_file(stream.shard.index))
@@ -145,6 +149,24 @@ class ExampleHandler(ShardHandler[PreparedShard, Any]):
             return [{name: array[i].tobytes() for name, array in arrays.items()} for i in range(len(images))]
 
         return stored
+
+
+def photos_written(options: PrepareOptions) -> int:
+    """The number of photos of the files of examples that are written so far, with those of them that failed.
+
+    Args:
+      options: options of the job.
+
+    Raises:
+      OSError: the store reported an error.
+    """
+    files = {path.rpartition("/")[2] for path in stores.within(options.output, EXAMPLES)}
+    starts = range(0, len(options.photos), SHARD_PHOTOS)
+    return sum(
+        min(SHARD_PHOTOS, len(options.photos) - start)
+        for index, start in enumerate(starts)
+        if examples_file(index) in files
+    )
 
 
 def write_dataset(shards: Iterable[PreparedShard], options: PrepareOptions) -> None:

@@ -1,6 +1,7 @@
 """What several tests share: a tiny model with random weights, and photos made on the spot."""
 
 import contextlib
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -50,6 +51,16 @@ def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("working_folder")
     with contextlib.chdir(folder):
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def levels_of_logging() -> Iterator[None]:
+    """Puts back the levels that the command gives to loggers."""
+    loggers = [logging.getLogger(name) for name in (None, "beamscribe", "beamscribe.pipelines")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 import pytest
 
 from beamscribe.model.annotations import AnnotationError, read_captions, read_split
+from beamscribe.model.errors import InputError
 
 CSV = """image,caption
 b.jpg,A dog runs .
@@ -80,8 +81,10 @@ def test_says_what_is_wrong_with_captions_and_where(write, content, place, messa
 
 @pytest.mark.parametrize("read", [read_captions, read_split])
 def test_says_which_file_is_missing(tmp_path, read):
-    with pytest.raises(AnnotationError, match=r"no .* file .*absent\.txt"):
-        read(tmp_path / "absent.txt")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "absent.txt", tmp_path / "file" / "absent.txt"):
+        with pytest.raises(InputError, match=r"there is no .* file .*absent\.txt; check the path"):
+            read(path)
     with pytest.raises(AnnotationError, match="can't read"):
         read(tmp_path)
 

@@ -215,8 +215,8 @@ def test_says_which_file_can_not_be_downloaded(name, size, url, verbose, offline
         keras.config.enable_interactive_logging()
     assert message == (
         f"encoder.weights: the ImageNet weights of {name} can't be downloaded (no route); "
-        f"get https://storage.googleapis.com/tensorflow/keras-applications/{url} yourself and pass the file with "
-        "--set encoder.weights=FILE, or --set encoder.weights=none for random weights"
+        f"get https://storage.googleapis.com/tensorflow/keras-applications/{url} yourself and give the file's path "
+        "as encoder.weights, or give none for random weights"
     )
     assert capfd.readouterr() == ("", "")
     assert not [warning for warning in recwarn if warning.category is UserWarning]

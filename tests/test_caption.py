@@ -21,11 +21,12 @@ from beamscribe.jobs import cli
 from beamscribe.model import bundle
 from beamscribe.model.caption_settings import draws
 from beamscribe.model.captioners.exported_model import CaptionModel
-from beamscribe.pipelines import caption_shard, inference, stores, tf_examples
+from beamscribe.pipelines import batches, caption_shard, failures, stores, tf_examples
+from beamscribe.pipelines.batches import shards_of
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import lease, progress, stopping
-from beamscribe.pipelines.inference import PhotoStream, shards_of
+from beamscribe.pipelines.inference import PhotoStream
 from beamscribe.pipelines.output import copies, frozen_plan, layout
 from beamscribe.pipelines.photos import CAPTION_SCHEMA, CaptionRow, PhotoRef, Shard
 
@@ -313,11 +314,13 @@ def test_exports_are_copies_of_the_rows(archive, tmp_path, tiny_bundle, monkeypa
 
 
 def test_a_photo_that_the_model_fails_on_costs_no_other(archive, tmp_path, tiny_bundle, monkeypatch):
+    import tensorflow as tf
+
     real = CaptionModel.caption
 
     def fragile(self, images, *settings):
         if any(image.mean() > 250 for image in images):
-            raise ValueError("too bright")
+            raise tf.errors.ResourceExhaustedError(None, None, "too bright")
         return real(self, images, *settings)
 
     Image.new("RGB", (30, 30), "white").save(archive / "white.png")
@@ -330,6 +333,30 @@ def test_a_photo_that_the_model_fails_on_costs_no_other(archive, tmp_path, tiny_
     assert len(rows_of(tmp_path / "out")) == 42
 
 
+def test_a_fault_of_the_code_is_told_and_costs_no_other_photo(archive, tmp_path, tiny_bundle, monkeypatch, caplog):
+    real = CaptionModel.caption
+
+    def wrong(self, images, *settings):
+        if any(image.mean() > 250 for image in images):
+            raise TypeError("no such argument")
+        return real(self, images, *settings)
+
+    Image.new("RGB", (30, 30), "white").save(archive / "white.png")
+    Image.new("RGB", (40, 30), "white").save(archive / "snow.png")
+    monkeypatch.setattr(CaptionModel, "caption", wrong)
+    monkeypatch.setattr(failures, "_logged", set())
+    captioned(archive, tmp_path / "out", tiny_bundle)
+    failed = [row for row in rows_of(tmp_path / "out") if row["status"] == "failed"]
+    assert sorted((Path(row["photo"]).name, row["stage"], row["error"]) for row in failed) == [
+        (name, "caption", "internal_error") for name in ("snow.png", "white.png")
+    ]
+    assert failed[0]["message"].startswith("TypeError: no such argument (tests/test_caption.py, line ")
+    assert len(rows_of(tmp_path / "out")) == 43
+    # Once, with its traceback.
+    (record,) = (record for record in caplog.records if "a fault of Beamscribe" in record.getMessage())
+    assert record.levelname == "ERROR" and record.exc_info[0] is TypeError
+
+
 def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, monkeypatch, caplog):
     real, sizes = CaptionModel.caption, []
 
@@ -340,7 +367,7 @@ def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, m
         return real(self, images, *settings)
 
     monkeypatch.setattr(CaptionModel, "caption", small)
-    monkeypatch.setattr(inference, "_blamed", set())
+    monkeypatch.setattr(batches, "_blamed", set())
     captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "16", "--shard-size", "64")
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["captioned"] * 41
     # Of two shards, which the photos' paths choose among, the larger one has 21 photos or more.
@@ -359,7 +386,7 @@ def test_two_worker_processes_caption_the_same(archive, tmp_path, tiny_bundle):
 
 
 def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys):
-    real = caption_shard.row
+    real = caption_shard.commit
     monkeypatch.setattr(caption_shard, "commit", lambda result, options: "lost" if result.index == 0 else real)
     assert captioned(archive, tmp_path / "out", tiny_bundle, "--limit", "2") == 1
     assert "000.jpg" in capsys.readouterr().err
@@ -385,7 +412,7 @@ def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys)
 )
 def test_a_mistake_is_one_clear_line(archive, tmp_path, tiny_bundle, capfd, options, complaint):
     # A later option wins over an earlier one.
-    assert captioned(archive, tmp_path / "out", tiny_bundle, *options) == 1
+    assert captioned(archive, tmp_path / "out", tiny_bundle, *options) == 2
     error = capfd.readouterr().err
     assert complaint in error and error.count("\n") == 1 and "Traceback" not in error
     assert not (tmp_path / "out").exists()
@@ -393,7 +420,7 @@ def test_a_mistake_is_one_clear_line(archive, tmp_path, tiny_bundle, capfd, opti
 
 def test_an_output_that_cannot_be_written_is_one_clear_line(archive, tmp_path, tiny_bundle, capfd):
     (tmp_path / "file").write_text("")
-    assert captioned(archive, tmp_path / "file", tiny_bundle) == 1
+    assert captioned(archive, tmp_path / "file", tiny_bundle) == 2
     assert captioned(archive, tmp_path / "file" / "below", tiny_bundle) == 1
     assert captioned(archive, Path("/proc/none"), tiny_bundle) == 1
     error = capfd.readouterr().err
@@ -485,15 +512,15 @@ def test_too_many_failures_stop_the_job(archive, tmp_path, tiny_bundle, capsys, 
         return create(uri, data)
 
     monkeypatch.setattr(stores, "create", create_slowly)
-    monkeypatch.setattr(progress, "_TERMINAL_INTERVAL", 0.1)
-    monkeypatch.setattr(progress, "_CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(progress, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "_STOP_SECONDS", 0.1)
     for number in range(60):
         (archive / f"broken-{number}.jpg").write_bytes(b"text %d" % number)
     output = tmp_path / "out"
     options = ("--shard-size", "4", "--direct_num_workers", "1")
-    assert captioned(archive, output, tiny_bundle, "--max-failures", "10%", *options) == 1
+    assert captioned(archive, output, tiny_bundle, "--max-failures", "10%", *options) == 3
     error = capsys.readouterr().err
-    assert "stopped early" in error and "more than the limit of 10 (--max-failures)" in error
+    assert "photos failed, more than the 10 that --max-failures allows; " in error and "run it again to go on" in error
     assert len(rows_of(output)) < 101
     assert captioned(archive, output, tiny_bundle, "--max-failures", "100%", *options) == 0
     assert len({row["photo"] for row in rows_of(output)}) == len(rows_of(output)) == 101
@@ -502,7 +529,7 @@ def test_too_many_failures_stop_the_job(archive, tmp_path, tiny_bundle, capsys, 
 def test_two_jobs_on_one_output(archive, tmp_path, tiny_bundle, capsys):
     output = tmp_path / "out"
     with lease.hold(str(output), "another run"):
-        assert captioned(archive, output, tiny_bundle) == 1
+        assert captioned(archive, output, tiny_bundle) == 4
         error = capsys.readouterr().err
         assert f"{output} is in use: another run (process {os.getpid()} on " in error
     assert not rows_of(output)

@@ -1,74 +1,19 @@
-"""A captioning job that is interrupted or fails, and what is shown of an output when there was nothing to caption."""
+"""A captioning job that is interrupted, that fails, and that goes on without its launcher."""
 
 import dataclasses
-import datetime
 
-import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beamscribe.jobs import caption_job
 from beamscribe.jobs.caption_job import CaptionJob
 from beamscribe.model.caption_settings import CaptionSettings
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import InputError, RunError
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import stopping
+from beamscribe.pipelines.control.progress import Limit
 from beamscribe.pipelines.output import layout
-from beamscribe.pipelines.photos import CAPTIONED, FAILED, CaptionRow, caption_table
 from tests import made
-
-NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
-
-
-def row(photo: str, caption: str | None) -> CaptionRow:
-    return CaptionRow(
-        photo=photo,
-        etag="1-2",
-        sha256=None,
-        width=4,
-        height=3,
-        status=CAPTIONED if caption else FAILED,
-        caption=caption,
-        score=-0.5 if caption else None,
-        alternatives=(),
-        stage=None if caption else "read",
-        error=None if caption else "empty",
-        message=None if caption else "no bytes",
-        model="f1",
-        settings="beam_width=3",
-        written_at=NOW,
-    )
-
-
-@pytest.fixture
-def commit(tmp_path):
-    def write(run: str, index: int, **captions: str | None) -> None:
-        path = layout.shard_file(str(tmp_path), run, index)
-        (tmp_path / "captions" / f"run={run}").mkdir(parents=True, exist_ok=True)
-        pq.write_table(caption_table([row(photo, caption) for photo, caption in captions.items()]), path)
-
-    return write
-
-
-def test_the_newest_captions_are_shown_each_photo_once(commit, tmp_path):
-    commit("20260101T000000-aaaaaa", 0, a="an old dog", b="a cat", c="a horse", d="a bird")
-    commit("20260102T000000-bbbbbb", 0, a="a dog", c=None)
-    commit("20260102T000000-bbbbbb", 1, e="a fish")
-    expected = [("e", "a fish"), ("a", "a dog"), ("b", "a cat"), ("d", "a bird")]
-    assert caption_job.latest_captions(str(tmp_path)) == expected
-
-
-def test_no_more_files_are_read_than_must_be(commit, tmp_path):
-    commit("20260102T000000-bbbbbb", 0, **dict.fromkeys("abcdefgh", "a dog"))
-    path = layout.shard_file(str(tmp_path), "20260101T000000-aaaaaa", 0)
-    (tmp_path / "captions" / "run=20260101T000000-aaaaaa").mkdir()
-    with open(path, "wb") as file:
-        file.write(b"damaged")
-    assert caption_job.latest_captions(str(tmp_path)) == [(name, "a dog") for name in "abcde"]
-
-
-def test_there_may_be_none(tmp_path):
-    assert caption_job.latest_captions(str(tmp_path)) == []
 
 
 @pytest.fixture
@@ -98,31 +43,45 @@ def ends_with(monkeypatch):
     return end
 
 
-@pytest.mark.parametrize("remote", [None, {"runner": "FlinkRunner", "name": "x", "address": "http://x", "host": "x"}])
-def test_an_interruption_stops_a_job_that_would_go_on(job, ends_with, monkeypatch, remote):
+REMOTE = {"runner": "FlinkRunner", "name": "x", "address": "http://x", "host": "x"}
+
+
+@pytest.mark.parametrize("remote", [None, REMOTE])
+def test_an_interruption_stops_what_would_go_on(job, ends_with, monkeypatch, remote):
+    # Workers are threads of this process, or processes of a cluster.
     monkeypatch.setattr(caption_job.remote_jobs, "is_running", lambda _: False)
     ends_with(KeyboardInterrupt())
     job = dataclasses.replace(job, remote=remote)
     with pytest.raises(KeyboardInterrupt):
         caption_job.run(job)
-    assert stopping.reason(job.options.folder) == ("its launcher was interrupted" if remote else None)
+    assert stopping.request(job.options.folder).reason == "its launcher was interrupted"
 
 
 def test_a_job_that_fails_is_one_line_and_its_traceback_is_kept(job, ends_with):
-    ends_with(ValueError("the runner\nis gone"))
-    begun = []
-    with pytest.raises(BeamscribeError) as error:
-        caption_job.run(job, begun=lambda: begun.append(1))
+    cause = ValueError("the runner\nis gone")
+    ends_with(cause)
+    with pytest.raises(RunError) as error:
+        caption_job.run(job)
     details = layout.run_file(job.options.output, job.options.run, layout.ERROR)
     assert str(error.value) == (
         f"the job stopped: the runner is gone; committed captions stay, run it again to go on (details: {details})"
     )
+    assert error.value.__cause__ is cause
     with open(details) as file:
         assert "ValueError: the runner" in file.read()
-    assert begun == [1]
 
 
 def test_a_job_that_lists_nothing_has_failed(job, monkeypatch):
     monkeypatch.setattr(caption_job.beam_runner, "run", lambda *_: None)
-    with pytest.raises(BeamscribeError, match="the job has ended without listing anything"):
+    with pytest.raises(RunError, match="the job has ended without listing anything"):
         caption_job.run(job)
+
+
+def test_only_a_job_that_goes_on_without_its_launcher_can_be_left(job):
+    with pytest.raises(InputError, match="`detach`: only jobs on Flink and Dataflow"):
+        caption_job.submit(job)
+    job = dataclasses.replace(job, remote=REMOTE, max_failures=Limit(3))
+    with pytest.raises(InputError, match="`max_failures`: nobody counts the failures of a job with `detach`"):
+        caption_job.submit(job)
+    with pytest.raises(InputError, match="`max_failures`: a template's job has no launcher"):
+        caption_job.write_template(job, "gs://templates/x")

@@ -249,7 +249,7 @@ def test_the_history_of_the_runs_is_kept(tmp_path):
 
 def test_folders_without_captions(tmp_path, capsys):
     for folder, problem in [("", "holds no captions"), ("none", "no folder")]:
-        assert cli.main(["compact", str(tmp_path / folder)]) == 1
+        assert cli.main(["compact", str(tmp_path / folder)]) == 2
         message = capsys.readouterr().err
         assert problem in message and message.count("\n") == 1
     assert cli.main(["compact", "nope://x/y"]) == 1

@@ -13,7 +13,7 @@ import pytest
 
 from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines.failures import ErrorCode, Failure
-from beamscribe.pipelines.sources import reading, tfrecords
+from beamscribe.pipelines.sources import parquets, reading, tfrecords
 from beamscribe.pipelines.sources.base import ListOptions
 from tests.containers import FILES, container, contents, example, jpeg, listed, make_records, make_tar, make_zip, names
 
@@ -145,6 +145,34 @@ def test_zip_members_that_can_not_be_read(tmp_path):
     archive.write_bytes(data[:-60])
     ((_, content),) = contents(listed(archive)[0]).items()
     assert content.error == ErrorCode.TRUNCATED
+
+
+def test_a_zip_member_that_may_be_a_photo_is_listed(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", {"a.jpg": jpeg(1), "unnamed": jpeg(2), "notes": b"text"})
+    # The bytes no longer match their checksum.
+    archive.write_bytes(archive.read_bytes().replace(jpeg(2), jpeg(2)[:20] + b"damage" + jpeg(2)[26:]))
+    refs, ignored = listed(archive)
+    found = contents(refs)
+    assert found["a.jpg"] == jpeg(1) and found["unnamed"].error == ErrorCode.CORRUPT and ignored == [""]
+
+
+def test_a_zip_member_whose_name_is_lost_costs_no_other(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", {"a.jpg": jpeg(1), "b": jpeg(2)})
+    data = bytearray(archive.read_bytes())
+    # In the directory, the only byte of the second name becomes one of the extra field.
+    at = data.rindex(b"PK\x01\x02") + 28
+    data[at : at + 4] = b"\0\0\1\0"
+    archive.write_bytes(data)
+    found = contents(listed(archive)[0])
+    assert found["a.jpg"] == jpeg(1) and found[""].error == ErrorCode.CORRUPT
+
+
+def test_parquet_row_groups_that_state_more_rows_than_there_are(tmp_path, monkeypatch):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"jpg": [jpeg(1), jpeg(2)], "key": ["a", "b"]}), path)
+    monkeypatch.setattr(parquets, "_sizes", lambda table: [3])
+    (ref,) = listed(path)[0]
+    assert ref.failure.error == ErrorCode.CORRUPT and "3 rows" in ref.failure.message
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):

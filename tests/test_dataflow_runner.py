@@ -13,7 +13,7 @@ from beamscribe.jobs import cli
 from beamscribe.jobs.runners import beam_runner, dataflow_runner
 from beamscribe.model import bundle
 from beamscribe.model.caption_settings import CaptionSettings
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import InputError, RunError
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.output.run_documents import BundleName
@@ -75,31 +75,31 @@ def test_a_gpu_is_asked_for_with_its_machine(gpu):
             None,
             "--temp_location: Dataflow's workers can't reach /tmp",
         ),
-        (DATAFLOW + IMAGE, {"output": "/captions"}, None, "--output: Dataflow's workers can't reach /captions"),
-        (DATAFLOW + IMAGE, {"inputs": ("gs://a/b", "/c")}, None, "--input: Dataflow's workers can't reach /c"),
-        (DATAFLOW + IMAGE, {"bundle": "/b"}, None, "--bundle: Dataflow's workers can't reach /b"),
+        (DATAFLOW + IMAGE, {"output": "/captions"}, None, "`output`: Dataflow's workers can't reach /captions"),
+        (DATAFLOW + IMAGE, {"inputs": ("gs://a/b", "/c")}, None, "`inputs`: Dataflow's workers can't reach /c"),
+        (DATAFLOW + IMAGE, {"bundle": "/b"}, None, "`bundle`: Dataflow's workers can't reach /b"),
         (
             DATAFLOW,
             {},
             "nvidia-l4",
-            "--sdk_container_image: --gpu needs an image with Beamscribe and CUDA; .*docker build",
+            "--sdk_container_image: `gpu` needs an image with Beamscribe and CUDA; .*docker build",
         ),
         (DATAFLOW, {}, None, "--sdk_container_image: Dataflow's workers need an image with Beamscribe; "),
-        (DATAFLOW + IMAGE, {}, "l4", "--gpu l4: choose one of nvidia-l4, "),
-        (DATAFLOW + IMAGE, {}, "nvidia-h300", "--gpu nvidia-h300: choose one of .*give its machine, too"),
-        (DATAFLOW + IMAGE, {}, "nvidia-l4;count:8", "--gpu nvidia-l4;count:8: choose one of "),
+        (DATAFLOW + IMAGE, {}, "l4", "`gpu` l4: choose one of nvidia-l4, "),
+        (DATAFLOW + IMAGE, {}, "nvidia-h300", "`gpu` nvidia-h300: choose one of .*give its machine, too"),
+        (DATAFLOW + IMAGE, {}, "nvidia-l4;count:8", "`gpu` nvidia-l4;count:8: choose one of "),
         ((*DATAFLOW, *IMAGE, "--flexrs_goal", "COST_OPTIMIZED"), {}, "nvidia-l4", "--flexrs_goal: "),
         (
             (*DATAFLOW, *IMAGE, "--dataflow_service_options", "worker_accelerator=type:nvidia-l4;count:1"),
             {},
             "nvidia-l4",
-            "--dataflow_service_options: worker_accelerator excludes --gpu",
+            "--dataflow_service_options: worker_accelerator excludes `gpu`",
         ),
-        ((), {}, "nvidia-l4", "--gpu: only Dataflow takes it"),
+        ((), {}, "nvidia-l4", "`gpu`: only Dataflow takes it"),
     ],
 )
 def test_what_can_not_work_is_refused_in_a_line(arguments, changes, gpu, message):
-    with pytest.raises(BeamscribeError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         filled(*arguments, job=dataclasses.replace(JOB, **changes), gpu=gpu)
     assert "\n" not in str(error.value)
 
@@ -107,9 +107,9 @@ def test_what_can_not_work_is_refused_in_a_line(arguments, changes, gpu, message
 def test_the_command_refuses_too(tmp_path, make_photo, capsys):
     make_photo(tmp_path / "photos" / "1.jpg")
     photos = ["--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]
-    assert cli.main(["caption", *photos, *DATAFLOW, *IMAGE]) == 1
+    assert cli.main(["caption", *photos, *DATAFLOW, *IMAGE]) == 2
     assert f"--input: Dataflow's workers can't reach {tmp_path}/photos" in capsys.readouterr().err
-    assert cli.main(["caption", *photos, "--gpu", "nvidia-l4"]) == 1
+    assert cli.main(["caption", *photos, "--gpu", "nvidia-l4"]) == 2
     assert "--gpu: only Dataflow takes it" in capsys.readouterr().err
 
 
@@ -152,7 +152,7 @@ def test_such_a_job_fails_where_a_photo_has_no_row(unattended, tmp_path, monkeyp
         pipeline | unattended
     for file in tmp_path.glob("out/captions/run=*/shard-*.parquet"):
         file.unlink()
-    with pytest.raises(dataflow_runner.IncompleteError, match=r"some photos have no row: .*0\.jpg"):
+    with pytest.raises(RunError, match=r"some photos have no row: .*0\.jpg"):
         dataflow_runner.write_report(unattended.config)
 
 

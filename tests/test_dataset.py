@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from beamscribe.model import encoders
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, InputError
 from beamscribe.model.recipe import Encoder
 from beamscribe.model.training import dataset
 from beamscribe.model.training.dataset_description import DATASET, FEATURE_DTYPE, examples_file
@@ -195,7 +195,9 @@ def test_images_stand_for_features_where_the_encoder_is_trained(images):
 
 
 def test_a_trained_encoder_needs_images_of_its_size(folder, images):
-    with pytest.raises(BeamscribeError, match=r"train holds features; .*trained and needs --store images"):
+    with pytest.raises(
+        InputError, match=r"train holds features; .*trained and needs data prepared with `store` images"
+    ):
         dataset.load(folder, TRAINED, mirror=False)
     with pytest.raises(BeamscribeError, match=r"images of 64 px, the recipe has 96; prepare it again"):
         dataset.load(images, TRAINED.model_copy(update={"image_size": 96}), mirror=False)
@@ -203,13 +205,13 @@ def test_a_trained_encoder_needs_images_of_its_size(folder, images):
 
 def test_refuses_images(tmp_path):
     write_split(tmp_path / "images", random_features(3), CAPTIONS[:3], changes={"store": "images", "features": None})
-    with pytest.raises(BeamscribeError, match=r"images holds images; .*--store features"):
+    with pytest.raises(InputError, match=r"images holds images; .*`store` features"):
         dataset.load(tmp_path / "images", ENCODER, mirror=False)
 
 
 def test_refuses_missing_mirror_images_only_where_they_are_needed(tmp_path):
     write_split(tmp_path / "plain", random_features(4), CAPTIONS[:4], flip=False)
-    with pytest.raises(BeamscribeError, match=r"mirror images, which .*plain lacks; prepare it with --flip"):
+    with pytest.raises(InputError, match=r"mirror images, which .*plain lacks; prepare it with `flip`"):
         dataset.load(tmp_path / "plain", ENCODER, mirror=True)
     data = dataset.load(tmp_path / "plain", ENCODER, mirror=False)
     assert not data.flip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import InputError
 from beamscribe.model.training.devices import Devices
 
 # In a process of its own, since TensorFlow's devices can't be changed once they are used.
@@ -51,5 +51,5 @@ def test_two_devices_train_what_one_would(tmp_path):
 
 
 def test_refuses_gpus_that_are_not_there():
-    with pytest.raises(BeamscribeError, match="--gpus 99: TensorFlow sees "):
+    with pytest.raises(InputError, match=r"`gpus` 99: TensorFlow sees (no|[1-9]) GPUs? on this machine"):
         Devices(99)

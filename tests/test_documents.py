@@ -88,7 +88,7 @@ def test_a_damaged_lease_is_nobodys_and_a_damaged_request_to_stop_names_itself(t
         pass
     (tmp_path / "stop.json").write_text("[]")
     with pytest.raises(DamagedDocumentError, match=f"{tmp_path}/stop.json is damaged"):
-        stopping.reason(str(tmp_path))
+        stopping.request(str(tmp_path))
 
 
 @pytest.mark.parametrize("command", ["verify", "compact"])

@@ -63,6 +63,8 @@ def check(decoded: to_pixels.Picture) -> None:
         return
     assert decoded.pixels is None
     assert decoded.failure.stage == Stage.DECODE and isinstance(decoded.failure.error, ErrorCode)
+    # What damage brings about is no fault of Beamscribe.
+    assert decoded.failure.error != ErrorCode.INTERNAL_ERROR, decoded.fault
     assert decoded.failure.message and "\n" not in decoded.failure.message and len(decoded.failure.message) < 300
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from beamscribe.model.documents import NewerDocumentError
 from beamscribe.pipelines.control import history, stopping
-from beamscribe.pipelines.output.run_documents import BundleName, Config
+from beamscribe.pipelines.output.run_documents import BundleName, Config, StopCause, StopRequest
 
 
 def test_only_what_has_no_launcher_any_more_is_stopped(tmp_path):
@@ -13,9 +13,13 @@ def test_only_what_has_no_launcher_any_more_is_stopped(tmp_path):
         folder.mkdir(parents=True)
         for name in ["config.json", *files]:
             (folder / name).write_text('{"reason": "before"}')
-    history.stop_earlier(str(tmp_path))
-    reasons = {run: stopping.reason(str(tmp_path / "runs" / run)) for run in "123"}
-    assert reasons == {"1": None, "2": "a later run took over", "3": "before"}
+    assert history.stop_earlier(str(tmp_path)) == ["2"]
+    found = {run: stopping.request(str(tmp_path / "runs" / run)) for run in "123"}
+    assert found == {
+        "1": None,
+        "2": StopRequest(reason="a later run took over", cause=StopCause.TAKEN_OVER),
+        "3": StopRequest(reason="before"),
+    }
 
 
 def test_a_run_goes_on_with_one_that_had_the_same_limits(tmp_path):

@@ -133,6 +133,89 @@ def test_who_lost_the_lease_learns_it(tmp_path, quick):
         assert lost.wait(60.0)
 
 
+@pytest.fixture
+def beat(monkeypatch):
+    """Makes heartbeats raise what its item 0 holds, if that is not None."""
+    replace, raised = stores.replace, [None]
+
+    def failing(path, data):
+        if path.endswith(".beat") and raised[0]:
+            raise raised[0]
+        replace(path, data)
+
+    monkeypatch.setattr(stores, "replace", failing)
+    return raised
+
+
+def logged(caplog):
+    """What the lease has logged: level and message."""
+    return [(record.levelname, record.getMessage()) for record in caplog.records if record.name.endswith(".lease")]
+
+
+def test_a_heartbeat_that_fails_for_a_while_is_logged(tmp_path, quick, beat, caplog):
+    caplog.set_level("INFO")
+    folder = str(tmp_path / "leases")
+    lost = []
+    with lease.hold(str(tmp_path), "me", lost.append):
+        for count in (1, 3):
+            beat[0] = OSError(28, "No space left on device")
+            wait_until(lambda count=count: len(logged(caplog)) == count)
+            # Several more fail, which is not logged.
+            time.sleep(0.5)
+            beat[0] = None
+            wait_until(lambda count=count: len(logged(caplog)) == count + 1)
+    fails = f"the heartbeat of the lease in {folder} fails: No space left on device"
+    works = f"the heartbeat of the lease in {folder} works again"
+    assert logged(caplog) == [("WARNING", fails), ("INFO", works)] * 2 and not lost
+
+
+def test_a_heartbeat_that_fails_for_long_loses_the_lease(tmp_path, quick, beat, monkeypatch, caplog):
+    monkeypatch.setattr(lease, "DEAD_SECONDS", 0.5)
+    beat[0] = OSError(28, "No space left on device")
+    lost = []
+    with lease.hold(str(tmp_path), "me", lost.append):
+        wait_until(lambda: lost)
+        time.sleep(0.5)
+    assert lost == ["its heartbeat can't be written: No space left on device"]
+    assert len([message for _, message in logged(caplog) if "fails" in message]) == 1
+
+
+def test_a_fault_in_the_heartbeat_is_logged_with_its_traceback(tmp_path, quick, beat, caplog):
+    beat[0] = TypeError("no such argument")
+    with lease.hold(str(tmp_path), "me"):
+        wait_until(lambda: logged(caplog))
+    (record,) = (record for record in caplog.records if record.name.endswith(".lease"))
+    assert "no such argument" in record.getMessage() and record.exc_info[0] is TypeError
+
+
+def test_what_the_callback_raises_is_logged(tmp_path, quick, caplog):
+    def lost(reason):
+        raise OSError("can't stop it")
+
+    with lease.hold(str(tmp_path), "me", lost):
+        # Who took it can't be told, either.
+        (tmp_path / "leases" / "00000002.json").write_text('{"format_version": 99}')
+        wait_until(lambda: len(logged(caplog)) == 2)
+    lost_line = "the lease is lost: another job took over, because this job seemed dead"
+    assert logged(caplog)[0] == ("WARNING", lost_line)
+    assert "can't stop it" in caplog.text
+
+
+def test_a_lease_that_can_not_be_released_is_told(tmp_path, monkeypatch, caplog):
+    replace = stores.replace
+
+    def failing(path, data):
+        if path.endswith(".released"):
+            raise OSError(28, "No space left on device")
+        replace(path, data)
+
+    monkeypatch.setattr(stores, "replace", failing)
+    with lease.hold(str(tmp_path), "me"):
+        pass
+    ((level, message),) = logged(caplog)
+    assert level == "WARNING" and message.startswith(f"can't release the lease in {tmp_path}/leases: No space left")
+
+
 def test_a_number_that_others_had_and_cleaned_up_is_not_taken_again(tmp_path, monkeypatch):
     create = stores.create
 

@@ -4,7 +4,7 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 
-from beamscribe.pipelines import ledger, plan
+from beamscribe.pipelines import ledger, planning
 from beamscribe.pipelines.ledger import DoneRule, ReadLedger
 from beamscribe.pipelines.photos import CaptionRow, PhotoRef, caption_table
 from tests.conftest import run_eagerly
@@ -51,7 +51,7 @@ def new_of(output, refs, rule=RULE, run="now"):
     photos, listed, outdated = [], 0, 0
     for part, some in ledger.by_part(refs):
         known = ledger.latest(array for number, array in entries if number == part)
-        new = plan.not_done(some, known, rule)
+        new = planning.not_done(some, known, rule)
         photos += [f"{ref.photo}{ref.etag}" for ref in new.photos]
         listed, outdated = listed + new.listed, outdated + new.outdated
     assert listed == len({ref.photo for ref in refs})
@@ -115,7 +115,7 @@ def test_an_empty_output_has_nothing_done(tmp_path):
 
 
 def test_a_photo_of_two_inputs_is_one():
-    new = plan.not_done(refs("a1", "b1", "a1"), {}, RULE)
+    new = planning.not_done(refs("a1", "b1", "a1"), {}, RULE)
     assert [ref.photo for ref in new.photos] == ["a", "b"] and new.listed == 2
 
 

@@ -3,7 +3,7 @@ import hashlib
 import apache_beam as beam
 import numpy as np
 
-from beamscribe.pipelines import ledger, plan
+from beamscribe.pipelines import ledger, planning
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.ledger import DoneRule
 from beamscribe.pipelines.listing import Listed
@@ -11,7 +11,7 @@ from beamscribe.pipelines.output import frozen_plan
 from beamscribe.pipelines.output.frozen_plan import Unit
 from beamscribe.pipelines.output.run_documents import Plan, PlannedShard
 from beamscribe.pipelines.photos import PhotoRef
-from beamscribe.pipelines.plan import PlanShards
+from beamscribe.pipelines.planning import PlanShards
 from tests import made
 from tests.conftest import run_eagerly
 
@@ -137,37 +137,37 @@ def test_without_looking_for_them_there_are_no_duplicates(tmp_path):
 def test_a_duplicate_of_a_member_goes_where_the_container_is():
     original = members("/a.tar", 1)[0]
     loose = PhotoRef("/x.jpg", "1", original.size, same_as=original.photo)
-    ((key, photos),) = plan.by_shard([loose, original], 7)
+    ((key, photos),) = planning.by_shard([loose, original], 7)
     assert key == ("/a.tar", 0) and set(photos) == {loose, original}
-    assert list(plan.cut(photos, 10)) == [[original, loose]]
+    assert list(planning.cut(photos, 10)) == [[original, loose]]
 
 
 def test_cut_keeps_the_order_of_the_container():
     refs = members("/a.tar", 25)
-    units = list(plan.cut(reversed(refs), 10))
+    units = list(planning.cut(reversed(refs), 10))
     assert [len(unit) for unit in units] == [10, 10, 5]
     assert [ref for unit in units for ref in unit] == refs
 
 
 def test_small_units_of_containers_share_a_shard():
     units = [Unit(f"/{n}.zip", 0, 15, 0, f"{n}") for n in range(4)] + [Unit("", 0, 3, 0, "loose")]
-    shards = plan.shards_of(units, 32)
+    shards = planning.shards_of(units, 32)
     assert [(shard.photos, shard.paths) for shard in shards] == [(3, ("loose",)), (30, ("0", "1")), (30, ("2", "3"))]
     assert [shard.index for shard in shards] == [0, 1, 2]
 
 
 def test_photos_a_shard():
-    assert plan.photos_per_shard(1_000_000, 512, workers=1) == 512
-    assert plan.photos_per_shard(1000, 512, workers=1) == 125
-    assert plan.photos_per_shard(1000, 512, workers=4) == 32
-    assert plan.photos_per_shard(5, 512, workers=4) == 32
-    assert plan.photos_per_shard(1000, 8, workers=1) == 8
+    assert planning.photos_per_shard(1_000_000, 512, workers=1) == 512
+    assert planning.photos_per_shard(1000, 512, workers=1) == 125
+    assert planning.photos_per_shard(1000, 512, workers=4) == 32
+    assert planning.photos_per_shard(5, 512, workers=4) == 32
+    assert planning.photos_per_shard(1000, 8, workers=1) == 8
 
 
 def test_shards_are_even_and_equal_in_every_process():
-    sizes = np.bincount([plan.shard_of(f"/photos/{i}.jpg", 20) for i in range(10_000)], minlength=20)
+    sizes = np.bincount([planning.shard_of(f"/photos/{i}.jpg", 20) for i in range(10_000)], minlength=20)
     assert sizes.min() > 400 and sizes.max() < 600
-    assert plan.shard_of("/photos/é.jpg", 1000) == 771
+    assert planning.shard_of("/photos/é.jpg", 1000) == 771
 
 
 def test_the_plan_survives_its_file():

@@ -7,7 +7,9 @@ from PIL import Image
 
 from beamscribe.jobs import cli
 from beamscribe.model import encoders, recipe
+from beamscribe.model.training.dataset_description import examples_file
 from beamscribe.pipelines.images import to_pixels
+from beamscribe.pipelines.prepare_dataset import ExampleHandler, PrepareOptions, photos_written
 from tests.conftest import TINY_RECIPE
 
 
@@ -69,7 +71,7 @@ def test_images_are_stored_as_the_encoder_takes_them(photos):
     assert "features" not in example
 
 
-def test_a_broken_photo_is_left_out_and_told(photos, capsys):
+def test_a_broken_photo_is_left_out_and_told(photos, caplog):
     (photos / "images" / "0.jpg").write_bytes(b"")
     (photos / "images" / "4.jpg").unlink()
     assert prepared(photos) == 0
@@ -77,30 +79,65 @@ def test_a_broken_photo_is_left_out_and_told(photos, capsys):
     dataset = json.loads((photos / "data" / "dataset.json").read_text())
     assert {f["photo"]: f["error"] for f in dataset["failures"]} == {"0.jpg": "empty", "4.jpg": "not_found"}
     assert (dataset["photos"], dataset["captions"]) == (1, 2)
-    assert "0.jpg: empty" in capsys.readouterr().err
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.getMessage()[:17] for record in told] == ["left out: 0.jpg: ", "left out: 4.jpg: "]
+    assert "prepared 1 and failed 2 of 3 photos" in caplog.text
+
+
+@pytest.mark.parametrize("failing", ["0.jpg", ""])
+def test_a_fault_of_beamscribe_ends_in_an_error(photos, monkeypatch, capsys, failing):
+    make, wanted = ExampleHandler._stored, str(photos / "images" / failing)
+
+    def broken(self, model):
+        stored = make(self, model)
+
+        def store(images, names):
+            if any(name.startswith(wanted) for name in names):
+                raise TypeError("no number")
+            return stored(images, names)
+
+        return store
+
+    monkeypatch.setattr(ExampleHandler, "_stored", broken)
+    assert prepared(photos) == 1
+    count = "1 photo, 0.jpg" if failing else "3 photos, 3.jpg"
+    said = f"a fault of Beamscribe itself failed {count} among them: TypeError: no number"
+    assert said in capsys.readouterr().err
+    # What could be prepared stays; where that is nothing, the next command finds no dataset.
+    assert (photos / "data" / "dataset.json").exists() == bool(failing)
+
+
+def test_the_files_that_are_written_say_how_far_it_is(tmp_path):
+    names = [f"{n}.jpg" for n in range(150)]
+    encoder = recipe.parse(TINY_RECIPE, "tiny").encoder
+    options = PrepareOptions("", {name: ["A dog"] for name in names}, names, str(tmp_path), encoder)
+    assert photos_written(options) == 0
+    for index, photos in ((2, 22), (0, 86), (1, 150)):
+        (tmp_path / examples_file(index)).touch()
+        assert photos_written(options) == photos
 
 
 def test_mistakes_are_one_clear_line(photos, capfd):
     (photos / "more.txt").write_text("9.jpg\n")
     cases = {
-        ("--recipe", "nope"): "no recipe 'nope'",
-        ("--set", "encoder.weights=/no/weights"): "encoder.weights: no file /no/weights",
-        ("--images", "/no/where"): "no folder /no/where",
-        ("--images", str(photos)): "can be read; 3.jpg: ",
-        ("--captions", "/no/where"): "/no/where",
-        ("--split", str(photos / "more.txt")): "9.jpg",
+        ("--recipe", "nope"): (2, "no recipe 'nope'"),
+        ("--set", "encoder.weights=/no/weights"): (2, "encoder.weights: no file /no/weights"),
+        ("--images", "/no/where"): (2, "--images: there is no folder /no/where"),
+        ("--images", str(photos)): (1, "--images: none of the photos of "),
+        ("--captions", "/no/where"): (2, "/no/where"),
+        ("--split", str(photos / "more.txt")): (1, "9.jpg"),
     }
-    for options, complaint in cases.items():
-        assert prepared(photos, *options) == 1
+    for options, (status, complaint) in cases.items():
+        assert prepared(photos, *options) == status
         error = capfd.readouterr().err
         assert complaint in error and error.count("\n") == 1
     Image.new("RGB", (9, 9)).save(photos / "images" / "9.jpg")
     assert prepared(photos) == 0
-    assert prepared(photos) == 1
+    assert prepared(photos) == 2
     assert "holds a dataset already" in capfd.readouterr().err
     (photos / "file").write_text("")
-    for options in (("--output", str(photos / "file" / "data")), ("--output", "gs://")):
-        assert prepared(photos, *options) == 1
+    for output, status in ((str(photos / "file" / "data"), 1), ("gs://", 2)):
+        assert prepared(photos, "--output", output) == status
         error = capfd.readouterr().err
         assert error.startswith("beamscribe prepare: ") and error.count("\n") == 1, error
 

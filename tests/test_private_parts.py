@@ -17,6 +17,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from keras import ops
 
+from beamscribe.jobs import argparse_internals
 from beamscribe.jobs.runners import beam_internals
 from beamscribe.model import keras_internals
 from beamscribe.model.image_sizes import KERAS_APPLICATIONS
@@ -36,7 +37,7 @@ def test_argparse_has_a_list_of_options():
     parser.add_argument("-a", "--all")
     parser.add_argument_group("more").add_argument("--most")
     parser.add_argument("position")
-    assert beam_internals.names_in(parser) == {"-a", "--all", "--most"}
+    assert argparse_internals.names_in(parser) == {"-a", "--all", "--most"}
 
 
 def test_the_direct_runner_waits_for_its_processes_in_threads_of_a_known_name():

@@ -1,15 +1,18 @@
+import concurrent.futures
 import contextlib
 import os
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
 
 import pytest
 
+from beamscribe.pipelines import failures
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.images import image_process, process_pool, to_pixels
 from beamscribe.pipelines.images.process_pool import ImagePool
@@ -23,12 +26,22 @@ import os, time
 from beamscribe.pipelines.images import to_pixels
 
 real = to_pixels.convert
+PNG = %r
 
 def decode(data, size, max_pixels):
     if data == b"abort":
         os.abort()
     if data == b"hang":
         time.sleep(3600)
+    if data == b"fault":
+        # A mistake in the code that resizes.
+        to_pixels._REDUCING_GAP = None
+        try:
+            return real(PNG, size, max_pixels)
+        finally:
+            to_pixels._REDUCING_GAP = 3
+    if data == b"raise":
+        raise KeyError("what no conversion raises")
     return real(data, size, max_pixels)
 """
 
@@ -49,7 +62,8 @@ def reader(pool):
 def misbehaving(monkeypatch, tmp_path):
     """A decoder that aborts or never ends where the bytes ask for it, in the real processes."""
     (tmp_path / "misbehaving_decoder.py").write_text(
-        MISBEHAVING + "def decode_all(photos, *options):\n    return [decode(data, *options) for data in photos]\n"
+        MISBEHAVING % plain_png(20, 20)
+        + "def decode_all(photos, *options):\n    return [decode(data, *options) for data in photos]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}")
@@ -79,10 +93,78 @@ def test_a_crash_and_a_hang_cost_one_photo_each(misbehaving, reader, tmp_path, m
     contents = [good] * 20
     contents[5], contents[12] = b"abort", b"hang"
     photos = list(reader.stream(refs_of(tmp_path, contents), 16))
-    failures = {i: photo.picture.failure for i, photo in enumerate(photos) if photo.picture.failure}
-    assert {i: failure.error for i, failure in failures.items()} == {5: ErrorCode.DECODER_CRASH, 12: ErrorCode.TIMEOUT}
+    failed = {i: photo.picture.failure for i, photo in enumerate(photos) if photo.picture.failure}
+    assert {i: failure.error for i, failure in failed.items()} == {5: ErrorCode.DECODER_CRASH, 12: ErrorCode.TIMEOUT}
     # The pool goes on with new processes.
     assert next(reader.stream(refs_of(tmp_path, [good]), 16)).picture.failure is None
+
+
+def test_a_fault_of_the_code_costs_one_photo_and_is_logged(
+    misbehaving, reader, tmp_path, make_photo, monkeypatch, caplog
+):
+    monkeypatch.setattr(failures, "_logged", set())
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    contents = [good] * 8
+    contents[2] = contents[3] = b"fault"
+    photos = list(reader.stream(refs_of(tmp_path, contents), 16))
+    failed = {i: photo.picture.failure for i, photo in enumerate(photos) if photo.picture.failure}
+    assert {i: (f.stage, f.error) for i, f in failed.items()} == dict.fromkeys(
+        (2, 3), (Stage.DECODE, ErrorCode.INTERNAL_ERROR)
+    )
+    assert failed[2].message.startswith("TypeError: ") and "(pipelines/images/to_pixels.py, line " in failed[2].message
+    # Once, with the traceback of the image process.
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert "in _resize" in record.getMessage() and "Traceback" in record.getMessage()
+
+
+def test_what_no_conversion_raises_costs_one_photo_and_is_logged(
+    misbehaving, reader, tmp_path, make_photo, monkeypatch, caplog
+):
+    monkeypatch.setattr(failures, "_logged", set())
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    photos = list(reader.stream(refs_of(tmp_path, [good, b"raise", good]), 16))
+    assert [photo.picture.failure and photo.picture.failure.error for photo in photos] == [
+        None,
+        ErrorCode.INTERNAL_ERROR,
+        None,
+    ]
+    assert "in decode_all" in caplog.text
+
+
+def test_a_pool_that_has_ended_gives_no_failures(make_photo, tmp_path):
+    data = make_photo(tmp_path / "a.jpg").read_bytes()
+    pool = ImagePool(workers=1)
+    ended = []
+
+    def convert():
+        try:
+            ended.append(pool.convert([data], 16, 10**6))
+        except (concurrent.futures.CancelledError, concurrent.futures.BrokenExecutor) as error:
+            ended.append(error)
+
+    task = pool._processes.schedule(eval, ("__import__('time').sleep(3600)",))
+    while not task.running():
+        time.sleep(0.05)
+    waiting = threading.Thread(target=convert)
+    waiting.start()
+    time.sleep(0.5)
+    pool.close()
+    waiting.join(30)
+    assert len(ended) == 1 and isinstance(ended[0], Exception)
+
+
+def test_photos_say_how_long_they_took(reader, tmp_path, make_photo, monkeypatch):
+    read = reading.stores.read
+
+    def slowly(uri):
+        time.sleep(0.02)
+        return read(uri)
+
+    monkeypatch.setattr(reading.stores, "read", slowly)
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    photos = list(reader.stream([*refs_of(tmp_path, [good, good]), PhotoRef("/no/photo.jpg", "")], 16))
+    assert all(photo.picture.read_ms >= 20 and 0 < photo.picture.decode_ms < 6000 for photo in photos[:2])
+    assert photos[2].picture.read_ms is None and photos[2].picture.decode_ms is None
 
 
 def test_reading_failures_have_their_codes(reader, tmp_path):

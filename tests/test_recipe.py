@@ -178,6 +178,6 @@ def test_lists_and_shows_recipes(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert recipe.parse(shown, "shown") == recipe.load("transformer")
     assert "#" in shown
-    assert cli.main(["recipes", "show", "transfomer"]) == 1
+    assert cli.main(["recipes", "show", "transfomer"]) == 2
     error = capsys.readouterr().err
     assert "did you mean transformer?" in error and error.count("\n") == 1

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beamscribe.pipelines import plan
+from beamscribe.pipelines import planning
 from beamscribe.pipelines.failures import ErrorCode
 from beamscribe.pipelines.output import frozen_plan, report, report_page
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, CaptionRow, PhotoRef, caption_table
@@ -58,7 +58,7 @@ def make_run(output):
         ]
         count = sum(len(photos) for photos in planned)
         of_plan = {"listed": skipped + count, "skipped": skipped, "planned": count, "duplicates": 1, "outdated": 2}
-        frozen = made.plan(**of_plan, ignored={".txt": 3}, shards=plan.shards_of(units, 100))
+        frozen = made.plan(**of_plan, ignored={".txt": 3}, shards=planning.shards_of(units, 100))
         (folder / "plan.json").write_bytes(frozen.to_json())
         (folder / "config.json").write_bytes(made.config(output=str(output)).to_json())
         commit(committed)
@@ -123,7 +123,7 @@ def test_counts_a_balanced_run(output, make_run):
 def test_writes_json_page_and_success(output, make_run):
     make_run([["/photos/a.jpg"]], {0: [row("/photos/a.jpg")]})
     result = collect(output)
-    report.write(result, str(output))
+    report.write(result, str(output), success=True)
     assert {"report.json", "report.html", "_SUCCESS"} <= written(output)
     fields = json.loads((output / "runs" / RUN / "report.json").read_bytes())
     assert fields["samples"] == [{"photo": "/photos/a.jpg", "caption": "a dog", "score": -0.5}]
@@ -143,7 +143,7 @@ def test_names_photos_without_a_row(output, make_run, committed, missing):
     result = collect(output)
     assert not result.balanced
     assert result.missing == missing
-    report.write(result, str(output))
+    report.write(result, str(output), success=False)
     assert "_SUCCESS" not in written(output)
     page = Page((output / "runs" / RUN / "report.html").read_text())
     assert "do not add up" in page.text

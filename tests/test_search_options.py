@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 
+from beamscribe.jobs import command_line
 from beamscribe.jobs.commands import evaluate
 from beamscribe.jobs.options import search_options
-from beamscribe.model import bundle
+from beamscribe.model import bundle, caption_settings
 from beamscribe.model.bundle import Description
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.captioners.exported_model import CaptionModel
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import InputError
 from beamscribe.pipelines.images import to_pixels
 
 MODEL = Description(
@@ -26,28 +27,31 @@ MODEL = Description(
 def parsed(*arguments):
     parser = argparse.ArgumentParser()
     search_options.add_arguments(parser)
+    search_options.add_rare_arguments(parser)
     return parser.parse_args(arguments)
 
 
+def chosen(*arguments: str) -> CaptionSettings:
+    return caption_settings.chosen(search_options.given(parsed(*arguments)), MODEL.settings, MODEL.longest)
+
+
 def test_every_setting_has_its_option():
-    assert {*vars(parsed())} == {*CaptionSettings._fields}
+    assert {*vars(parsed())} == {*CaptionSettings._fields, "bundle"}
 
 
 def test_what_is_not_given_stays_as_the_bundle_has_it():
-    assert search_options.chosen(parsed(), MODEL) == MODEL.settings
-    chosen = search_options.chosen(parsed("--min-length", "5", "--no-repeat-ngram", "3"), MODEL)
-    assert chosen == MODEL.settings._replace(min_length=5, no_repeat_ngram=3)
+    assert chosen() == MODEL.settings
+    found = chosen("--min-length", "5", "--no-repeat-ngram", "3")
+    assert found == MODEL.settings._replace(min_length=5, no_repeat_ngram=3)
 
 
 def test_what_is_given_is_taken():
-    chosen = search_options.chosen(
-        parsed("--beam-width", "5", "--length-penalty", "2", "--max-length", "20", "--min-length", "20"), MODEL
-    )
-    assert chosen == MODEL.settings._replace(beam_width=5, length_penalty=2.0, max_length=20, min_length=20)
-    chosen = search_options.chosen(parsed("--top-p", "1", "--temperature", "0.5", "--seed", "7"), MODEL)
-    assert chosen == MODEL.settings._replace(top_p=1.0, temperature=0.5, seed=7)
+    found = chosen("--beam-width", "5", "--length-penalty", "2", "--max-length", "20", "--min-length", "20")
+    assert found == MODEL.settings._replace(beam_width=5, length_penalty=2.0, max_length=20, min_length=20)
+    found = chosen("--top-p", "1", "--temperature", "0.5", "--seed", "7")
+    assert found == MODEL.settings._replace(top_p=1.0, temperature=0.5, seed=7)
     # However a number is typed, its type is the setting's, and so the fingerprint the same.
-    assert chosen.fingerprint == CaptionSettings(3, 18, 2, 0.5, 0, 1.0, 0.5, 7).fingerprint
+    assert found.fingerprint == CaptionSettings(3, 18, 2, 0.5, 0, 1.0, 0.5, 7).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -80,9 +84,9 @@ def test_what_is_given_is_taken():
     ],
 )
 def test_a_mistake_is_one_clear_line(arguments, complaint):
-    with pytest.raises(BeamscribeError) as error:
-        search_options.chosen(parsed(*arguments), MODEL)
-    assert str(error.value) == complaint
+    with pytest.raises(InputError) as error:
+        chosen(*arguments)
+    assert command_line.text_of(error.value) == complaint
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def evaluated(images, folder, *arguments):
     """The captions that `beamscribe evaluate` scores, by file name."""
     options = parsed(*arguments)
     options.images, options.bundle = str(images), str(folder)
-    return evaluate._caption(options, sorted(path.name for path in images.iterdir()))
+    return evaluate._caption(options, sorted(path.name for path in images.iterdir()))[0]
 
 
 def test_evaluate_captions_as_its_options_ask(images, tiny_bundle):

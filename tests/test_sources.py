@@ -10,12 +10,12 @@ import pytest
 
 from beamscribe.jobs import cli
 from beamscribe.model.errors import BeamscribeError
-from beamscribe.pipelines import listing
+from beamscribe.pipelines import listing, stores
 from beamscribe.pipelines.failures import ErrorCode, Failure
 from beamscribe.pipelines.photos import PhotoRef
-from beamscribe.pipelines.sources import base, parquets, reading
+from beamscribe.pipelines.sources import base, detect, parquets, reading
 from beamscribe.pipelines.sources.base import ListOptions
-from tests.containers import contents, failing, jpeg, listed, make_tar, make_zip, names
+from tests.containers import contents, example, failing, jpeg, listed, make_records, make_tar, make_zip, names
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "jsonl", "parquet"])
@@ -250,3 +250,12 @@ def test_the_command_names_the_option_that_helps(name, data, option, tmp_path, t
     assert cli.main(["caption", *given]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("beamscribe caption: --input: ") and line.endswith(f" with {option}"), line
+
+
+@pytest.mark.parametrize("compression", ["", "GZIP"])
+def test_a_store_that_fails_while_the_kind_is_told_is_not_taken_for_damage(tmp_path, monkeypatch, compression):
+    path = make_records(tmp_path / "a.tfrecord", [example(image_encoded=jpeg(1))], compression)
+    assert detect.source_of(str(path), ListOptions()).kind == "tfrecord"
+    monkeypatch.setattr(stores, "opened", failing(stores.opened))
+    with pytest.raises(OSError, match="Input/output error"):
+        detect.source_of(str(path), ListOptions())

@@ -5,11 +5,15 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageOps
 
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.images import formats, to_pixels
+
+# The photos of these tests are encoded in this process.
+pillow_heif.register_heif_opener()
 
 CODE_TABLE = Path(__file__).parent.parent / "docs" / "failures.md"
 

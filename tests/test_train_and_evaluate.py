@@ -65,7 +65,7 @@ def test_the_bundle_is_whole(trained):
     assert (trained / "bundle.training" / "logs" / "self_critical").is_dir()
 
 
-def test_training_needs_no_java(trained, monkeypatch):
+def test_training_needs_no_java(trained, monkeypatch, caplog):
     from beamscribe.model.training import dataset, metrics
 
     monkeypatch.setattr(evaluation, "java_available", lambda: False)
@@ -73,6 +73,8 @@ def test_training_needs_no_java(trained, monkeypatch):
     data, validation = (dataset.load(trained / split, chosen.encoder, False) for split in ("train", "dev"))
     figures = metrics.measure(CaptionModel(trained / "bundle"), chosen, data, validation)
     assert figures["scorer"] == "beamscribe" and figures["cider"] >= 0 and figures["distinct_captions"] >= 1
+    (told,) = [record for record in caplog.records if record.name.startswith("beamscribe.")]
+    assert told.levelname == "WARNING" and "CIDEr-D alone: scoring captions needs a Java runtime" in told.getMessage()
 
 
 def test_the_figures_are_flat_json(trained, capsys):
@@ -91,7 +93,27 @@ def test_the_figures_are_flat_json(trained, capsys):
     assert json.loads(output.read_text())["copied_share"] is None
 
 
-def test_captions_made_before_are_matched_by_file_name(trained, tmp_path, capsys):
+def test_photos_without_captions_are_told(trained, tmp_path, monkeypatch, caplog, capsys):
+    (tmp_path / "images").mkdir()
+    for index in (8, 9, 10):
+        (tmp_path / "images" / f"{index}.jpg").write_bytes((trained / "images" / f"{index}.jpg").read_bytes())
+    monkeypatch.setattr(evaluation, "evaluate", lambda captions, *_: {"photos": len(captions)})
+    options = ["--bundle", str(trained / "bundle"), "--images", str(tmp_path / "images")]
+    assert evaluate(trained, *options) == 0
+    assert "photos             3\n" in capsys.readouterr().out
+    assert "captioned 3 and failed 1 of 4 photos" in caplog.text
+    assert "no caption, scored as empty: 11.jpg: not_found: " in caplog.text
+
+    def broken(*_):
+        raise TypeError("no number")
+
+    monkeypatch.setattr(CaptionModel, "caption", broken)
+    assert evaluate(trained, *options) == 1
+    said = "a fault of Beamscribe itself failed 3 photos, 8.jpg among them: TypeError: no number"
+    assert said in capsys.readouterr().err
+
+
+def test_captions_made_before_are_matched_by_file_name(trained, tmp_path, caplog):
     few = tmp_path / "few"
     few.mkdir()
     for index in (8, 9, 10):
@@ -100,7 +122,7 @@ def test_captions_made_before_are_matched_by_file_name(trained, tmp_path, capsys
     assert cli.main(caption) == 0
     output = tmp_path / "metrics.json"
     assert evaluate(trained, "--captions-from", str(tmp_path / "out"), "--output", str(output)) == 0
-    assert "scored as empty: 11.jpg" in capsys.readouterr().err
+    assert "scored as empty: 11.jpg" in caplog.text
     assert json.loads(output.read_text())["photos"] == 4
 
 
@@ -132,23 +154,31 @@ def test_captions_made_by_others_are_scored(trained, tmp_path):
 
 def test_mistakes_are_one_clear_line(trained, capfd):
     cases = [
-        (lambda: train(trained), "is there already"),
-        (lambda: train(trained, "--output", str(trained / "new"), "--data", "/no/where"), "not a prepared dataset"),
-        (lambda: train(trained, "--output", str(trained / "new"), "--recipe", "nope"), "no recipe 'nope'"),
-        (lambda: train(trained, "--output", str(trained / "new"), "--data", str(trained / "dev")), "--flip"),
-        (lambda: train(trained, "--output", str(trained / "new"), "--recipe", "transformer"), "efficientnet_lite2"),
-        (lambda: train(trained, "--output", "gs://bucket/model"), "--output: training needs folders of this machine"),
-        (lambda: train(trained, "--output", str(trained / "dev.txt" / "new")), "--output: can't make the folder"),
-        (lambda: train(trained, "--output", str(trained / "new"), "--gpus", "0"), "--gpus 0: give 1 or more"),
-        (lambda: train(trained, "--output", str(trained / "new"), "--seed", "-1"), "seed: input should be greater"),
-        (lambda: evaluate(trained), "give --images"),
-        (lambda: evaluate(trained, "--captions-from", "/x", "--images", "/y"), "leave out --images"),
-        (lambda: evaluate(trained, "--captions-from", "/x", "--beam-width", "5"), "how to write captions"),
-        (lambda: evaluate(trained, "--images", "/no/where"), "no folder /no/where"),
-        (lambda: evaluate(trained, "--captions-from", "/no/where"), "holds no captions"),
-        (lambda: evaluate(trained, "--captions-from", "/x", "--split", str(trained / "tiny.yaml")), "no captions in"),
+        (2, lambda: train(trained), "is there already"),
+        (2, lambda: train(trained, "--output", str(trained / "new"), "--data", "/no/where"), "not a prepared dataset"),
+        (2, lambda: train(trained, "--output", str(trained / "new"), "--recipe", "nope"), "no recipe 'nope'"),
+        (2, lambda: train(trained, "--output", str(trained / "new"), "--data", str(trained / "dev")), "with --flip"),
+        (2, lambda: train(trained, "--output", str(trained / "new"), "--recipe", "transformer"), "efficientnet_lite2"),
+        (
+            2,
+            lambda: train(trained, "--output", "gs://bucket/model"),
+            "--output: training needs folders of this machine",
+        ),
+        (1, lambda: train(trained, "--output", str(trained / "dev.txt" / "new")), "--output: can't make the folder"),
+        (2, lambda: train(trained, "--output", str(trained / "new"), "--gpus", "0"), "--gpus 0: give 1 or more"),
+        (2, lambda: train(trained, "--output", str(trained / "new"), "--seed", "-1"), "seed: input should be greater"),
+        (2, lambda: evaluate(trained), "give --images"),
+        (2, lambda: evaluate(trained, "--captions-from", "/x", "--images", "/y"), "leave out --images"),
+        (2, lambda: evaluate(trained, "--captions-from", "/x", "--beam-width", "5"), "how to write captions"),
+        (2, lambda: evaluate(trained, "--images", "/no/where"), "--images: there is no folder /no/where"),
+        (2, lambda: evaluate(trained, "--captions-from", "/no/where"), "--captions-from: /no/where holds no captions"),
+        (
+            1,
+            lambda: evaluate(trained, "--captions-from", "/x", "--split", str(trained / "tiny.yaml")),
+            "no captions in",
+        ),
     ]
-    for call, complaint in cases:
-        assert call() == 1
+    for status, call, complaint in cases:
+        assert call() == status, complaint
         error = capfd.readouterr().err
         assert complaint in error and error.count("\n") == 1, error

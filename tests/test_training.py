@@ -1,6 +1,8 @@
 import dataclasses
 import itertools
 import json
+import logging
+import re
 import shutil
 import warnings
 
@@ -212,7 +214,7 @@ def test_a_state_that_can_not_be_used_is_one_clear_line(tmp_path, data, content,
     assert "\n" not in str(error.value)
 
 
-def test_a_training_of_version_0_1_0_goes_on(tmp_path, data, eager):
+def test_a_training_of_version_0_1_0_goes_on(tmp_path, data, eager, caplog):
     """Its state names no version, and its best score is -∞ where no epoch is kept."""
     chosen = tiny({"epochs": 2, "least_distinct": 0.0}, {"epochs": 0})
     with pytest.MonkeyPatch.context() as patch:
@@ -228,8 +230,15 @@ def test_a_training_of_version_0_1_0_goes_on(tmp_path, data, eager):
         *["best_weights", "history"],
     ]
     (tmp_path / "state.json").write_text(json.dumps(state | {"best_score": float("-inf")}))
+    caplog.set_level(logging.INFO, logger="beamscribe")
     Trainer(chosen, data, data, tmp_path).run()
     assert [figures["epoch"] for figures in state_of(tmp_path)["history"]] == [1, 2]
+    going_on, steps, validated = (record.getMessage() for record in caplog.records)
+    assert going_on == "going on after epoch 1 of cross_entropy"
+    assert re.fullmatch(r"cross_entropy, epoch 2 of 2: 5 of 5 steps, loss \d\.\d{3}, \d+\.\d steps/(s|min)", steps)
+    assert re.fullmatch(
+        r"cross_entropy, epoch 2 of 2: validation CIDEr \d+\.\d \(best\), \d+ distinct captions", validated
+    )
 
 
 def ended_after(epochs):

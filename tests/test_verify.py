@@ -366,14 +366,14 @@ def test_compared_with_the_photos_themselves(tmp_path, make_photo, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert f"{tmp_path}/photos/c.jpg: has no row; run `beamscribe caption`" in lines
     assert f"{photos[1]}: changed after its row was written; run `beamscribe caption`" in lines
-    assert cli.main([*arguments, "--input", str(tmp_path / "nothing")]) == 1
+    assert cli.main([*arguments, "--input", str(tmp_path / "nothing")]) == 2
     error = capsys.readouterr().err
     assert "nothing" in error and error.count("\n") == 1
 
 
 def test_folders_without_captions(tmp_path, capsys):
     for folder, problem in [("", "holds no captions"), ("none", "no folder")]:
-        assert cli.main(["verify", str(tmp_path / folder)]) == 1
+        assert cli.main(["verify", str(tmp_path / folder)]) == 2
         message = capsys.readouterr().err
         assert problem in message and message.count("\n") == 1
 

@@ -37,15 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Prints what was asked for."""
-    import pyarrow as pa
-
-    from beamscribe.model.errors import BeamscribeError, one_line
-    from beamscribe.pipelines.output import layout, rows
-    from beamscribe.pipelines.stores.base import StoreError
+    from beamscribe.model.errors import InputError
+    from beamscribe.pipelines.output import layout, rows, tables
 
     if options.limit is not None and options.limit < 0:
-        raise BeamscribeError(f"--limit {options.limit}: give a number of photos, or 0 for all")
-    try:
+        raise InputError(f"`limit` {options.limit}: give a number of photos, or 0 for all")
+    with tables.readable(options.output):
         files = layout.committed_files(output_folder.checked(options.output))
         if not files:
             print(f"{options.output} holds no captions yet", file=sys.stderr)
@@ -55,13 +52,6 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
                 _print_table(_chosen(rows.latest(files, _TABLE_COLUMNS), options.failed), options)
             else:
                 _print_records(_chosen(rows.latest(files), options.failed), options)
-    except (OSError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and (error.errno or isinstance(error, StoreError)):
-            raise BeamscribeError(f"can't read {options.output}: {one_line(error)}") from None
-        # Arrow does not name the file whose bytes are no Parquet.
-        raise BeamscribeError(
-            f"a file of {options.output} is damaged ({one_line(error)}); `beamscribe verify` says which"
-        ) from None
     return 0
 
 

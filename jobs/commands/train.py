@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 EXAMPLE = """beamscribe train --data data/train --validation data/dev --recipe transformer --output my_bundle"""
+ADVICE = "run the same command again to go on from the last checkpoint"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,18 +63,18 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 
 def _check_paths(options: argparse.Namespace) -> None:
     """Says before the training what would end it: folders of other machines, and a place that can't be written to."""
-    from beamscribe.model.errors import BeamscribeError, one_line
+    from beamscribe.model.errors import BeamscribeError, InputError, one_line
 
     for name in ("data", "validation", "init", "output", "checkpoints"):
         # A path has lost one of two slashes.
         if re.match(r"[a-z][a-z0-9+.-]*:/", str(getattr(options, name) or "")):
-            raise BeamscribeError(f"--{name}: training needs folders of this machine; copy what is elsewhere first")
+            raise InputError(f"`{name}`: training needs folders of this machine; copy what is elsewhere first")
     if options.output.exists():
-        raise BeamscribeError(f"--output: {options.output} is there already; delete it or choose another place")
+        raise InputError(f"`output`: {options.output} is there already; delete it or choose another place")
     parent = options.output.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BeamscribeError(f"--output: can't make the folder {parent}: {one_line(error)}") from None
+        raise BeamscribeError(f"`output`: can't make the folder {parent}: {one_line(error)}") from None
     if not os.access(parent, os.W_OK):
-        raise BeamscribeError(f"--output: can't write to {parent}")
+        raise BeamscribeError(f"`output`: can't write to {parent}")

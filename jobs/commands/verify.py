@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
     output_folder.add_argument(parser)
     input_options.add_arguments(parser, required=False)
+    input_options.add_rare_arguments(parser.add_argument_group("rarely needed"))
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 
     output = output_folder.checked(options.output)
     try:
-        result = checks.verify(output, _listing(options) if options.input else None)
+        result = checks.verify(output, _listing(options) if options.inputs else None)
     except OSError as error:
         raise BeamscribeError(f"can't read {output}: {one_line(error)}") from None
     for note in result.notes:
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 
 def _listing(options: argparse.Namespace) -> "Iterator[PhotoRef]":
     """The photos that the inputs hold now."""
+    from beamscribe.jobs import arguments
     from beamscribe.pipelines import listing
 
-    return listing.list_photos(input_options.checked_inputs(options), input_options.list_options(options))
+    chosen = input_options.list_options(options)
+    return listing.list_photos(arguments.inputs(options.inputs, chosen), chosen)

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from beamscribe.jobs import cli
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.jobs import cli, exits
+from beamscribe.model.errors import InputError, one_line
 
 # Parameters that take several values, separated by spaces and quoted as in a shell.
 SEVERAL = ("input", "include", "exclude", "recaption")
 # Options without a value: `true` stands for the option, `false` for its absence.
-FLAGS = ("hidden", "no_deduplicate")
+FLAGS = ("hidden", "allow_empty", "no_deduplicate")
 # Options of Beam's, whose names are spelled like the parameters.
 BEAMS = ("sdk_container_image",)
 
@@ -35,7 +35,7 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
       image: of the workers, if the launcher names none.
 
     Raises:
-      BeamscribeError: a quotation mark is not closed.
+      InputError: a quotation mark is not closed.
     """
     names = parameters()
     line = ["caption"]
@@ -50,9 +50,7 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
             try:
                 line += [f"{option}={one}" for one in shlex.split(value)]
             except ValueError as error:
-                raise BeamscribeError(
-                    f"{name}: {value}: {one_line(error)}; quote quotation marks, as in a shell"
-                ) from None
+                raise InputError(f"{name}: {value}: {one_line(error)}; quote quotation marks, as in a shell") from None
         elif value:
             line.append(f"{option}={value}")
     if image and not any(argument.startswith("--sdk_container_image=") for argument in line):
@@ -64,9 +62,9 @@ def main() -> int:
     """Runs the command with the launcher's arguments, and returns its exit status."""
     try:
         line = arguments(sys.argv[1:], os.environ.get("BEAMSCRIBE_WORKER_IMAGE"))
-    except BeamscribeError as error:
+    except InputError as error:
         print(f"beamscribe: {error}", file=sys.stderr)
-        return 1
+        return exits.status_of(error)
     return cli.main(line)
 
 

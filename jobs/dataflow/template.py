@@ -1,7 +1,6 @@
 """Makes a Flex Template for Dataflow: its specification and, if there is Docker, the two images that it needs."""
 
 import argparse
-import importlib.metadata
 import json
 import re
 import shlex
@@ -10,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import beamscribe
 
 HERE = Path(__file__).parent
 SPECIFICATION = Path("build/dataflow/template.json")
@@ -59,7 +60,7 @@ def main() -> int:
         default="",
         help="repository of images in Artifact Registry: europe-docker.pkg.dev/PROJECT/NAME",
     )
-    parser.add_argument("--tag", default=importlib.metadata.version("beamscribe"), help="tag of the images")
+    parser.add_argument("--tag", default=beamscribe.__version__, help="tag of the images")
     options = parser.parse_args()
     if not re.fullmatch("[a-z0-9][a-z0-9.:/_-]+", options.repository):
         print(

@@ -1,4 +1,4 @@
-"""The parts of Beam and of argparse that are not their public interface, each with why there is no way around it.
+"""The parts of Beam that are not its public interface, each with why there is no way around it.
 
 Nothing else under `jobs/` uses such parts. tests/test_private_parts.py fails where a new version changes one of them.
 """
@@ -14,6 +14,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from beamscribe.jobs import argparse_internals
+
 # The thread in which the direct runner waits for the end of a worker process.
 _WAITING_THREAD = "run_worker"
 
@@ -27,12 +29,7 @@ def option_names() -> set[str]:
     parser: Any = argparse.ArgumentParser(allow_abbrev=False, conflict_handler="resolve")
     for kind in PipelineOptions.__subclasses__():
         kind._add_argparse_args(parser)
-    return names_in(parser)
-
-
-def names_in(parser: argparse.ArgumentParser) -> set[str]:
-    """All options of a parser, in all their spellings; argparse itself only prints them."""
-    return {name for action in parser._actions for name in action.option_strings}
+    return argparse_internals.names_in(parser)
 
 
 def runner_with_processes(command: str) -> PipelineRunner:

@@ -4,11 +4,13 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import threading
+import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -22,35 +24,28 @@ from apache_beam.options.pipeline_options import (
     SetupOptions,
     StandardOptions,
 )
-from apache_beam.runners.runner import PipelineRunner, create_runner
+from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState, create_runner
 
 from beamscribe.jobs.runners import beam_internals, flink_runner, worker_process
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import InputError, nearest, one_line
 from beamscribe.pipelines.images import starting
 
 # The direct runner for batch, by its own name: `DirectRunner` would first try to download another.
 DEFAULT_RUNNER = "FnApiRunner"
+# Seconds between two looks at a job that is being started.
+_POLL_SECONDS = 0.5
 
 
-def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
-    """Parses Beam's own options.
+def pipeline_options(given: Sequence[str] | PipelineOptions) -> PipelineOptions:
+    """Checks Beam's own options, and completes them.
 
     Args:
-      arguments: what the command itself has no option for.
+      given: Beam's options as on a command line, or parsed; those that are parsed are completed in place.
 
     Raises:
-      BeamscribeError: Beam has no such option, no such runner, or can't reach what an option names.
+      InputError: Beam has no such option, no such runner, or can't reach what an option names.
     """
-    known = beam_internals.option_names()
-    # A number may be negative.
-    given = [argument for argument in arguments if re.match(r"-[^\d.]", argument)]
-    unknown = [argument for argument in given if argument.split("=")[0] not in known]
-    if unknown:
-        raise BeamscribeError(f"unknown option {unknown[0]}: neither this command nor Beam has it; see --help")
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
-            raise BeamscribeError(f"unexpected argument {argument}: no option before it takes a value; see --help")
-    options = PipelineOptions(list(arguments))
+    options = given if isinstance(given, PipelineOptions) else _parsed(given)
     standard: Any = options.view_as(StandardOptions)
     standard.runner = _canonical(standard.runner or "DirectRunner")
     if standard.runner == "DirectRunner":
@@ -59,13 +54,40 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
         create_runner(standard.runner)
     except (ValueError, ImportError, AttributeError):
         runners = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
-        raise BeamscribeError(f"--runner: Beam has no runner {standard.runner}; choose one of {runners}") from None
+        raise InputError(f"--runner: Beam has no runner {standard.runner}; choose one of {runners}") from None
     prism = options.view_as(PrismRunnerOptions).prism_location
     if standard.runner == "PrismRunner" and prism and not prism.startswith("http") and not os.path.isfile(prism):
-        raise BeamscribeError(f"--prism_location: there is no file {prism}; build it with `make prism`")
+        raise InputError(f"--prism_location: there is no file {prism}; build it with `make prism`")
     if standard.runner == "FlinkRunner":
         flink_runner.complete(options)
     return options
+
+
+def _parsed(arguments: Sequence[str]) -> PipelineOptions:
+    check_names(arguments, ())
+    return PipelineOptions(list(arguments))
+
+
+def check_names(arguments: Sequence[str], others: Collection[str]) -> None:
+    """Checks that Beam knows all options of a command line: it passes over those that it does not know.
+
+    Args:
+      arguments: what a command itself has no option for.
+      others: the options of the command, of which an unknown one may be a misspelling.
+
+    Raises:
+      InputError: Beam has no such option, or an argument belongs to none.
+    """
+    known = beam_internals.option_names()
+    # A number may be negative.
+    given = [argument.partition("=")[0] for argument in arguments if re.match(r"-[^\d.]", argument)]
+    if "--dry_run" in given:
+        raise InputError("--dry_run: Beam's option would list and caption nothing; use `beamscribe plan`")
+    if unknown := [name for name in given if name not in known]:
+        raise InputError(f"unknown option {unknown[0]}{nearest(unknown[0], [*others, *known])}")
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
+            raise InputError(f"unexpected argument {argument}: no option before it takes a value")
 
 
 def _canonical(runner: str) -> str:
@@ -79,12 +101,37 @@ def run(job: beam.PTransform, options: PipelineOptions) -> None:
 
     Where a worker process of the direct runner dies, which the runner would wait for forever, this process ends, too.
     """
-    with (
-        _safe_path(options),
-        _job_server_ends_too(options),
-        beam.Pipeline(runner=_runner(options), options=options) as pipeline,
-    ):
-        pipeline | type(job).__name__ >> job
+    with _safe_path(options), _job_server_ends_too(options):
+        _started(job, options).wait_until_finish()
+
+
+def submit(job: beam.PTransform, options: PipelineOptions, is_running: Callable[[], bool | None]) -> None:
+    """Starts a job that goes on without this process; raises what the runner raises.
+
+    Args:
+      job: the root transform.
+      options: Beam's.
+      is_running: asks the runner whether it has the job.
+    """
+    with _safe_path(options), _job_server_ends_too(options):
+        result = _started(job, options)
+        # Flink's job server, which ends with this process, passes the job on to the cluster in its own time.
+        while not is_running():
+            if PipelineState.is_terminal(result.state):
+                result.wait_until_finish()
+                return
+            time.sleep(_POLL_SECONDS)
+
+
+def _started(job: beam.PTransform, options: PipelineOptions) -> PipelineResult:
+    pipeline = beam.Pipeline(runner=_runner(options), options=options)
+    pipeline | type(job).__name__ >> job
+    handler = signal.getsignal(signal.SIGINT)
+    result = pipeline.run()
+    if threading.current_thread() is threading.main_thread():
+        # Beam's own handler would stop the job's server, and so the shards that are open.
+        signal.signal(signal.SIGINT, handler)
+    return result
 
 
 def _safe_path(options: PipelineOptions) -> contextlib.AbstractContextManager[None]:
@@ -114,7 +161,8 @@ def _job_server_ends_too(options: PipelineOptions) -> Iterator[None]:
 def _script(folder: str, name: str, program: str) -> str:
     path = os.path.join(folder, name)
     with open(path, "w", encoding="utf-8") as file:
-        file.write(f'#!/bin/sh\n{worker_process.command(os.getpid())} {shlex.quote(program)} "$@"\n')
+        # Beam ends it by SIGTERM.
+        file.write(f'#!/bin/sh\n{worker_process.command(os.getpid(), ("INT",))} {shlex.quote(program)} "$@"\n')
     os.chmod(path, 0o755)
     return path
 

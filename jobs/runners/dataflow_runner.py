@@ -21,10 +21,11 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.pvalue import AsIter
 
 from beamscribe.jobs.runners import beam_internals
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import InputError, Stopped
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
+from beamscribe.pipelines.control import stopping, verdict
 from beamscribe.pipelines.output import layout, report
 from beamscribe.pipelines.output.run_documents import Config
 from beamscribe.pipelines.stores import retries
@@ -69,18 +70,16 @@ def accelerator(gpu: str | None, options: PipelineOptions) -> str | None:
       options: Beam's.
 
     Raises:
-      BeamscribeError: the runner gives its workers no GPUs, or has none of that name, as far as is known.
+      InputError: the runner gives its workers no GPUs, or has none of that name, as far as is known.
     """
     if gpu is None:
         return None
     if not is_chosen(options):
-        raise BeamscribeError(
-            "--gpu: only Dataflow takes it; leave it out: elsewhere, workers use the GPU of their machine"
-        )
+        raise InputError("`gpu`: only Dataflow takes it; leave it out: elsewhere, workers use the GPU of their machine")
     name, _, machine = gpu.partition(":")
     if not re.fullmatch("nvidia-[a-z0-9-]+(:[a-z0-9-]+)?", gpu) or not (machine or name in GPU_MACHINES):
-        raise BeamscribeError(
-            f"--gpu {gpu}: choose one of {', '.join(GPU_MACHINES)}; for another GPU, give its machine, too: GPU:MACHINE"
+        raise InputError(
+            f"`gpu` {gpu}: choose one of {', '.join(GPU_MACHINES)}; for another GPU, give its machine, too: GPU:MACHINE"
         )
     return f"type:{name};count:1;machine_type:{machine or GPU_MACHINES[name]};install-nvidia-driver"
 
@@ -93,7 +92,7 @@ def fill(options: PipelineOptions, job: CaptionOptions) -> None:
       job: what to caption.
 
     Raises:
-      BeamscribeError: an option is missing that can't be guessed, or names a place that the workers can't reach.
+      InputError: an option is missing that can't be guessed, or names a place that the workers can't reach.
     """
     if not is_chosen(options):
         return
@@ -119,29 +118,27 @@ def _check(options: PipelineOptions, job: CaptionOptions) -> None:
     cloud: Any = options.view_as(GoogleCloudOptions)
     for name in ("project", "region"):
         if not getattr(cloud, name):
-            raise BeamscribeError(f"--{name}: Dataflow needs the {name} to run in; give --{name} …")
-    places = [("--input", uri) for uri in job.inputs] + [("--output", job.output)]
-    places += [("--bundle", job.bundle)] if job.bundle else []
+            raise InputError(f"--{name}: Dataflow needs the {name} to run in; give --{name} …")
+    places = [("`inputs`", uri) for uri in job.inputs] + [("`output`", job.output)]
+    places += [("`bundle`", job.bundle)] if job.bundle else []
     places += [(f"--{name}", getattr(cloud, name) or job.output) for name in ("temp_location", "staging_location")]
     for option, uri in places:
         if not uri.startswith("gs://"):
-            raise BeamscribeError(
-                f"{option}: Dataflow's workers can't reach {uri}; give a URI of Cloud Storage: gs://…"
-            )
+            raise InputError(f"{option}: Dataflow's workers can't reach {uri}; give a URI of Cloud Storage: gs://…")
     setup: Any = options.view_as(SetupOptions)
     workers: Any = options.view_as(WorkerOptions)
     image = workers.sdk_container_image or workers.worker_harness_container_image
     if job.accelerator and not image:
-        raise BeamscribeError(f"--sdk_container_image: --gpu needs an image with Beamscribe and CUDA; {BUILD_IMAGE}")
+        raise InputError(f"--sdk_container_image: `gpu` needs an image with Beamscribe and CUDA; {BUILD_IMAGE}")
     if not (image or setup.setup_file or setup.extra_packages):
-        raise BeamscribeError(
+        raise InputError(
             f"--sdk_container_image: Dataflow's workers need an image with Beamscribe; {BUILD_IMAGE}"
             " (from a checkout, --setup_file ./setup.py works without an image, but starts more slowly)"
         )
     if job.accelerator and cloud.flexrs_goal:
-        raise BeamscribeError("--flexrs_goal: FlexRS can't give GPUs to single steps; leave out either it or --gpu")
+        raise InputError("--flexrs_goal: FlexRS can't give GPUs to single steps; leave out either it or `gpu`")
     if job.accelerator and any("worker_accelerator" in option for option in cloud.dataflow_service_options or ()):
-        raise BeamscribeError("--dataflow_service_options: worker_accelerator excludes --gpu; leave out one of the two")
+        raise InputError("--dataflow_service_options: worker_accelerator excludes `gpu`; leave out one of the two")
 
 
 def _bucket(uri: str) -> str:
@@ -218,15 +215,13 @@ def write_report(config: Config) -> None:
     """Writes a run's report.
 
     Raises:
-      IncompleteError: a photo has neither a caption nor a failure; the job then fails.
+      BeamscribeError: the run has not succeeded; the job then fails. A run that was stopped on purpose has not failed.
     """
     write_config(config)
     finished = datetime.datetime.now(datetime.UTC)
     result = report.collect(config.output, config.run, finished, retries.take())
-    report.write(result, config.output)
-    if not result.balanced:
-        raise IncompleteError(f"some photos have no row: {', '.join(result.missing)}; run the job again to go on")
-
-
-class IncompleteError(Exception):
-    """Some photos of a run have no row."""
+    request = stopping.request(layout.run_folder(config.output, config.run))
+    error = verdict.error_of(result, request, allow_empty=config.allow_empty)
+    report.write(result, config.output, success=error is None)
+    if error and not isinstance(error, Stopped):
+        raise error

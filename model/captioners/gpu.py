@@ -75,8 +75,10 @@ def compiled_encoder(signature: Callable[..., Any], image_size: int) -> Callable
     encode = tf.function(lambda images: signature(images=images)["features"], jit_compile=True)
     try:
         encode(tf.zeros((SMALLEST_BATCH, image_size, image_size, 3), "uint8"))
-    except Exception as error:  # noqa: BLE001 - of the compiler, of the driver, of libraries that are missing
-        _LOGGER.warning("XLA can't compile the encoder, which now runs without it: %s", one_line(error))
+    except Exception as error:  # of the compiler, of the driver, of libraries that are missing
+        # TensorFlow's own errors say what is missing; of any other error, only the traceback tells whose fault it is.
+        fault = None if isinstance(error, tf.errors.OpError) else error
+        _LOGGER.warning("XLA can't compile the encoder, which now runs without it: %s", one_line(error), exc_info=fault)
         return None
     return encode
 

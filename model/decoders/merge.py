@@ -8,7 +8,7 @@ from keras import ops
 
 from beamscribe.model.decoders.base import PACKAGE, State
 from beamscribe.model.decoders.recurrent import RecurrentDecoder, lstm_step
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import InputError
 from beamscribe.model.tensors import Tensor
 
 
@@ -70,13 +70,13 @@ class MergedOutput(keras.layers.Layer):
       layer: the arguments of `keras.layers.Layer`.
 
     Raises:
-      BeamscribeError: vectors of different sizes are to be added.
+      InputError: vectors of different sizes are to be added.
     """
 
     def __init__(self, vocabulary_size: int, photo_size: int, words_size: int, merge: str, hidden: int, **layer: Any):
         super().__init__(**layer)
         if merge == "add" and photo_size != words_size:
-            raise BeamscribeError(
+            raise InputError(
                 "decoder.merge: add needs the last of image_layers and units to be equal, "
                 f"found {photo_size} and {words_size}"
             )
@@ -127,7 +127,7 @@ class MergingDecoder(RecurrentDecoder):
         """Makes the layers behind the LSTM; for constructors to keep as `merged_output`.
 
         Raises:
-          BeamscribeError: vectors of different sizes are to be added.
+          InputError: vectors of different sizes are to be added.
         """
         sizes = (self.vocabulary_size, self.photo.sizes[-1], self.units)
         return MergedOutput(*sizes, self.merge, self.hidden, dtype=self.dtype_policy, name="merged_output")

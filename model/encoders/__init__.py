@@ -12,7 +12,7 @@ import numpy as np
 
 from beamscribe.model import bundle
 from beamscribe.model.encoders import efficientnet_lite, keras_applications
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, one_line
 from beamscribe.model.recipe import Encoder
 
 WEIGHTS = resources.files("beamscribe.model.encoders") / "weights"
@@ -26,6 +26,7 @@ def build(encoder: Encoder) -> keras.Model:
       float32. Preprocessing is part of it.
 
     Raises:
+      InputError: there is no file with the weights.
       BeamscribeError: the weights can't be read or downloaded.
     """
     if bundle.is_bundle(encoder.weights):
@@ -50,13 +51,11 @@ def train_last_layers(model: keras.Model, first: str) -> None:
     one more factor of the convolution before it.
 
     Raises:
-      BeamscribeError: there is no such layer.
+      InputError: there is no such layer.
     """
     names = [layer.name for layer in model.layers]
     if first not in names:
-        raise BeamscribeError(
-            f"encoder.trained_from: {model.name} has no layer {first!r}; the last ones are {names[-12:]}"
-        )
+        raise InputError(f"encoder.trained_from: {model.name} has no layer {first!r}; the last ones are {names[-12:]}")
     model.trainable = True
     for place, layer in enumerate(model.layers):
         layer.trainable = place >= names.index(first) and not isinstance(layer, keras.layers.BatchNormalization)
@@ -83,12 +82,12 @@ def feature_shape(encoder: Encoder) -> tuple[int, int, int]:
 
 
 def _lite_file(encoder: Encoder) -> Traversable:
-    """The file of an EfficientNet-Lite's weights; raises `BeamscribeError` where there is none."""
+    """The file of an EfficientNet-Lite's weights; raises `InputError` where there is none."""
     if encoder.weights == "imagenet":
         return WEIGHTS / f"{encoder.name}.npz"
     path = Path(encoder.weights)
     if not path.is_file():
-        raise BeamscribeError(
+        raise InputError(
             f"encoder.weights: no file {encoder.weights}; {encoder.name} takes imagenet, none or an .npz file"
         )
     return path

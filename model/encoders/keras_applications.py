@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import PROGRAMMING_ERRORS, BeamscribeError, InputError, one_line
 from beamscribe.model.image_sizes import KERAS_APPLICATIONS
 from beamscribe.model.tensors import Tensor
 
@@ -45,7 +45,8 @@ def build(name: str, image_size: int, weights: str, layer_name: str = "encoder")
       the model's own, by their names in Keras.
 
     Raises:
-      BeamscribeError: the photos are too small for the classifier, or its weights can't be read or downloaded.
+      InputError: the photos are too small for the classifier, or there is no file with its weights.
+      BeamscribeError: its weights can't be read or downloaded.
     """
     import keras
 
@@ -65,7 +66,7 @@ def feature_shape(name: str, image_size: int) -> tuple[int, int, int]:
     """(height, width, channels) of one photo's features.
 
     Raises:
-      BeamscribeError: the photos are too small for the classifier.
+      InputError: the photos are too small for the classifier.
     """
     _, height, width, channels = _construct(name, image_size).outputs[0].shape
     return height, width, channels
@@ -75,7 +76,7 @@ def weights_digest(weights: str) -> str:
     """A text that tells the weights of one classifier apart, whatever the path of their file.
 
     Raises:
-      BeamscribeError: there is no such file.
+      InputError: there is no such file.
     """
     # These two depend on the classifier and the size of its photos alone: Keras names one file for them, and the
     # random ones are drawn from the name.
@@ -92,7 +93,7 @@ def _construct(name: str, image_size: int, weights: str | None = None) -> "keras
     from beamscribe.model import keras_internals
 
     if image_size < _SMALLEST[name]:
-        raise BeamscribeError(
+        raise InputError(
             f"encoder.image_size: {name} takes photos of {_SMALLEST[name]} pixels or more, found {image_size}; "
             f"it was trained at {KERAS_APPLICATIONS[name]}"
         )
@@ -156,7 +157,7 @@ def _load_weights(network: "keras.Model", name: str, weights: str) -> None:
             network.load_weights(path)
     except OSError as error:
         raise BeamscribeError(f"encoder.weights: {weights} can't be read as an HDF5 file: {one_line(error)}") from None
-    except Exception as error:  # noqa: BLE001 - Keras and h5py raise many kinds
+    except Exception as error:  # noqa: BLE001 - Keras and h5py raise many kinds, also TypeError, on files of other networks
         raise BeamscribeError(
             f"encoder.weights: {weights} does not hold the weights of {name} without its top, or has the wrong ending; "
             f"give Keras' notop .h5 file of {name}, or a .weights.h5 that was saved from it ({one_line(error)})"
@@ -166,7 +167,7 @@ def _load_weights(network: "keras.Model", name: str, weights: str) -> None:
 def _weights_file(weights: str) -> Path:
     path = Path(weights)
     if not path.is_file():
-        raise BeamscribeError(f"encoder.weights: no file {weights}; give imagenet, none or the path of a weights file")
+        raise InputError(f"encoder.weights: no file {weights}; give imagenet, none or the path of a weights file")
     return path
 
 
@@ -176,7 +177,7 @@ def _download(name: str, image_size: int) -> "keras.Model":
     try:
         with contextlib.redirect_stdout(said):  # holds the progress bar back
             return _construct(name, image_size, "imagenet")
-    except BeamscribeError:
+    except (BeamscribeError, *PROGRAMMING_ERRORS):
         raise
     except Exception as error:  # noqa: BLE001 - Keras raises nothing narrower
         # Keras says from where it downloads, then that there was a "URL fetch failure on URL: errno -- reason".
@@ -184,6 +185,6 @@ def _download(name: str, image_size: int) -> "keras.Model":
         reason = one_line(str(error).rpartition(" -- ")[2])
         raise BeamscribeError(
             f"encoder.weights: the ImageNet weights of {name} can't be downloaded ({reason}); "
-            f"get {url.group() if url else 'them'} yourself and pass the file with --set encoder.weights=FILE, "
-            "or --set encoder.weights=none for random weights"
+            f"get {url.group() if url else 'them'} yourself and give the file's path as encoder.weights, "
+            "or give none for random weights"
         ) from None

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from beamscribe.model.decoders.base import Decoder
 from beamscribe.model.documents import Document
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, one_line
 from beamscribe.model.recipe import Recipe
 
 STATE = "state.json"
@@ -90,7 +90,8 @@ class Checkpoints:
           data: digest of what it is trained with.
 
         Raises:
-          BeamscribeError: the state can't be read, or is of a training of another recipe or on other data.
+          InputError: the state is of a training of another recipe or on other data.
+          BeamscribeError: the state can't be read.
         """
         path = self.folder / STATE
         try:
@@ -100,11 +101,9 @@ class Checkpoints:
         except OSError as error:
             raise BeamscribeError(f"the checkpoints in {self.folder} can't be read: {one_line(error)}") from None
         if state.recipe != recipe.model_dump():
-            raise BeamscribeError(
-                f"{self.folder} holds a training of another recipe; delete it or choose another folder"
-            )
+            raise InputError(f"{self.folder} holds a training of another recipe; delete it or choose another folder")
         if state.data != data:
-            raise BeamscribeError(
+            raise InputError(
                 f"{self.folder} holds a training on other data, or from other weights; "
                 "delete it or choose another folder"
             )

@@ -8,10 +8,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from beamscribe.model import encoders
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, InputError
+from beamscribe.model.progress_display import Display
 from beamscribe.model.recipe import Encoder
 from beamscribe.model.tensors import Tensor
 from beamscribe.model.training.dataset_description import (
@@ -110,19 +110,21 @@ def load(folder: Path, encoder: Encoder, mirror: bool) -> Dataset:
       mirror: whether mirror images are needed.
 
     Raises:
-      BeamscribeError: it is no dataset, or not one for this recipe.
+      InputError: it is no dataset, or not one for this recipe.
+      BeamscribeError: photos of it are missing.
     """
     description = _described(folder)
     wanted = "images" if encoder.trained_from else "features"
     if description.store != wanted:
         kind = "trained" if encoder.trained_from else "frozen"
-        raise BeamscribeError(
-            f"{folder} holds {description.store}; this recipe's encoder is {kind} and needs --store {wanted}"
+        raise InputError(
+            f"{folder} holds {description.store}; this recipe's encoder is {kind} and needs data prepared with "
+            f"`store` {wanted}"
         )
     if description.features:
         _check_features(folder, description, description.features, encoder)
         if mirror and not description.flip:
-            raise BeamscribeError(f"the recipe trains on mirror images, which {folder} lacks; prepare it with --flip")
+            raise InputError(f"the recipe trains on mirror images, which {folder} lacks; prepare it with `flip`")
         shape = description.features.shape
     else:
         shape = _image_shape(folder, description, encoder)
@@ -142,17 +144,13 @@ def _described(folder: Path) -> DatasetDescription:
     try:
         return DatasetDescription.from_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
-        raise BeamscribeError(
-            f"{folder} is not a prepared dataset: it has no {DATASET}; run `beamscribe prepare`"
-        ) from None
+        raise InputError(f"{folder} is not a prepared dataset: it has no {DATASET}; run `beamscribe prepare`") from None
 
 
 def _image_shape(folder: Path, description: DatasetDescription, encoder: Encoder) -> tuple[int, int, int]:
     size = description.image_size
     if size != encoder.image_size:
-        raise BeamscribeError(
-            f"{folder} holds images of {size} px, the recipe has {encoder.image_size}; prepare it again"
-        )
+        raise InputError(f"{folder} holds images of {size} px, the recipe has {encoder.image_size}; prepare it again")
     return size, size, 3
 
 
@@ -160,9 +158,9 @@ def _check_features(folder: Path, description: DatasetDescription, features: Sto
     found = f"{features.encoder} at {description.image_size} px"
     wanted = f"{encoder.name} at {encoder.image_size} px"
     if found != wanted:
-        raise BeamscribeError(f"{folder} holds the features of {found}, the recipe has {wanted}; prepare it again")
+        raise InputError(f"{folder} holds the features of {found}, the recipe has {wanted}; prepare it again")
     if features.fingerprint != encoders.fingerprint(encoder):
-        raise BeamscribeError(f"{folder} holds the features of another {found}: its weights differ; prepare it again")
+        raise InputError(f"{folder} holds the features of another {found}: its weights differ; prepare it again")
 
 
 def encoded(data: Dataset, encoder: keras.Model, folder: Path, mirror: bool) -> Dataset:
@@ -179,13 +177,15 @@ def encoded(data: Dataset, encoder: keras.Model, folder: Path, mirror: bool) -> 
         folder.mkdir(parents=True, exist_ok=True)
         names = iter(data.photos)
         writers = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
-        for index, images in enumerate(tqdm(data.features(_ENCODED_PHOTOS), desc="encoded", unit="batch")):
-            views = {"features": images} | ({"features_flipped": tf.reverse(images, [2])} if mirror else {})
-            arrays = {name: encoder.predict_on_batch(view).astype(FEATURE_DTYPE) for name, view in views.items()}
-            with tf.io.TFRecordWriter(str(folder / examples_file(index)), writers) as writer:
-                for row in range(len(images)):
-                    parts = {name: array[row].tobytes() for name, array in arrays.items()}
-                    writer.write(_serialize({"photo": next(names).encode(), **parts}))
+        with Display(len(data.photos), "photo", done="encoded") as display:
+            for index, images in enumerate(data.features(_ENCODED_PHOTOS)):
+                views = {"features": images} | ({"features_flipped": tf.reverse(images, [2])} if mirror else {})
+                arrays = {name: encoder.predict_on_batch(view).astype(FEATURE_DTYPE) for name, view in views.items()}
+                with tf.io.TFRecordWriter(str(folder / examples_file(index)), writers) as writer:
+                    for row in range(len(images)):
+                        parts = {name: array[row].tobytes() for name, array in arrays.items()}
+                        writer.write(_serialize({"photo": next(names).encode(), **parts}))
+                display.show(index * _ENCODED_PHOTOS + len(images))
         whole.touch()
     shape = tuple(encoder.output_shape[1:])
     return dataclasses.replace(data, folder=folder, store="features", shape=shape, flip=mirror)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import InputError
 
 
 class Devices:
@@ -21,15 +21,16 @@ class Devices:
       kind: of device, `GPU` or, to try things out, `CPU`.
 
     Raises:
-      BeamscribeError: there are not so many.
+      InputError: there are not so many.
     """
 
     def __init__(self, number: int | None = None, kind: str = "GPU"):
         names = [device.name for device in tf.config.list_logical_devices(kind)]
         if number is not None and number < 1:
-            raise BeamscribeError(f"--gpus {number}: give 1 or more; without it training takes one, where there is one")
+            raise InputError(f"`gpus` {number}: give 1 or more; without it, training takes one if there is one")
         if number is not None and number > len(names):
-            raise BeamscribeError(f"--gpus {number}: TensorFlow sees {len(names)} on this machine")
+            found = f"{len(names) or 'no'} {kind}{'' if len(names) == 1 else 's'}"
+            raise InputError(f"`gpus` {number}: TensorFlow sees {found} on this machine")
         names = names[: number or 1]
         self._strategy = tf.distribute.MirroredStrategy(names) if len(names) > 1 else tf.distribute.get_strategy()
         self._precision = "mixed_bfloat16" if names and kind == "GPU" else "float32"

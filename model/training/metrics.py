@@ -1,5 +1,6 @@
 """How well an exported model does on the validation split: the content of a bundle's `metrics.json`."""
 
+import logging
 from typing import Any
 
 from beamscribe.model import evaluation
@@ -9,6 +10,8 @@ from beamscribe.model.recipe import Recipe
 from beamscribe.model.training.cider import CiderD
 from beamscribe.model.training.dataset import Dataset
 from beamscribe.model.words.vocabulary import tokenize
+
+_LOGGER = logging.getLogger(__name__)
 
 _BATCH_SIZE = 50
 
@@ -41,7 +44,8 @@ def measure(model: CaptionModel, recipe: Recipe, training: Dataset, validation: 
             learned,
         )
         return {"scorer": "pycocoevalcap", **scores}
-    except evaluation.EvaluationError:
+    except evaluation.EvaluationError as error:
+        _LOGGER.warning("the figures of the bundle have CIDEr-D alone: %s", error)
         # Training needs no Java: without it, the figure that was trained for has to do.
         cider = 100 * CiderD(validation.tokens()).mean([tokenize(written) for written in captions])
         figures = evaluation.originality(captions, learned)

@@ -1,19 +1,22 @@
 """One phase of a training: epochs of steps, each epoch validated, logged and checkpointed."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from beamscribe.model.decoders.base import Decoder
+from beamscribe.model.progress_display import Display
 from beamscribe.model.recipe import Phase
 from beamscribe.model.training.checkpoints import Checkpoints, TrainingState
 from beamscribe.model.training.tensorboard import Log
 from beamscribe.model.training.validation import Validation
+
+_LOGGER = logging.getLogger(__name__)
 
 # A crash costs at most so much of an epoch.
 _CHECKPOINT_SECONDS = 300
@@ -54,29 +57,34 @@ class PhaseTraining:
                 state = self.validate(state)
                 figures = state.history[-1]
                 log.write(figures)
-                mark = " (best)" if state.best_epoch == state.epoch else ""
-                cider, distinct = figures["validation_cider"], figures["validation_distinct"]
-                print(f"  validation CIDEr {cider:.1f}{mark}, {distinct} distinct captions", flush=True)
+                _LOGGER.info(
+                    "%s validation CIDEr %.1f%s, %d distinct captions",
+                    self._title(state.phase, state.epoch),
+                    figures["validation_cider"],
+                    " (best)" if state.best_epoch == state.epoch else "",
+                    figures["validation_distinct"],
+                )
         return state
 
     def run_epoch(self, state: TrainingState) -> TrainingState:
-        """Trains what is left of an epoch, with a progress bar, and a checkpoint every few minutes."""
+        """Trains what is left of an epoch; shows how far it is, and writes a checkpoint every few minutes."""
         saved = last = time.monotonic()
-        title = f"{state.phase} {state.epoch + 1}/{self.phase.epochs}"
-        with tqdm(total=self.steps, initial=state.step, desc=title, unit="step", mininterval=1.0) as bar:
+        with Display(self.steps, "step", done=self._title(state.phase, state.epoch + 1)) as display:
             _reseed(self.trained, self.seed, state)
             for inputs, targets, weights in self.batches(state.epoch, state.step):
                 loss = float(self.trained.train_on_batch(inputs, targets, sample_weight=weights))
                 now = time.monotonic()
                 state = state.after_step(loss, now - last)
                 last = now
-                bar.set_postfix(loss=f"{state.loss / state.step:.3f}", refresh=False)
-                bar.update()
+                display.show(state.step, note=f"loss {state.loss / state.step:.3f}")
                 if state.step < self.steps and now - saved > _CHECKPOINT_SECONDS:
                     state = self.checkpoints.save(state, self.network)
                     saved = now
                 _reseed(self.trained, self.seed, state)
         return state
+
+    def _title(self, name: str, epoch: int) -> str:
+        return f"{name}, epoch {epoch} of {self.phase.epochs}:"
 
     def validate(self, state: TrainingState) -> TrainingState:
         """Ends an epoch: scores its captions, and writes a checkpoint of it.

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from beamscribe.model import bundle, decoders, encoders
 from beamscribe.model.decoders.base import Decoder
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, InputError
 from beamscribe.model.recipe import CrossEntropy, Phase, Recipe
 from beamscribe.model.search import Rules, Sampler
 from beamscribe.model.training import cross_entropy, losses, optimizers, self_critical
@@ -27,6 +28,8 @@ from beamscribe.model.training.targets import training_targets
 from beamscribe.model.training.validation import Validation
 from beamscribe.model.words import embeddings
 from beamscribe.model.words.vocabulary import Vocabulary
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -43,8 +46,8 @@ class Trainer:
       devices: what to train on; one GPU where there is one.
 
     Raises:
-      BeamscribeError: there are no words to learn, the word vectors that the recipe names can't be read, or `start` is
-        no bundle.
+      InputError: `start` is no bundle, or there is no file with the word vectors that the recipe names.
+      BeamscribeError: there are no words to learn, or the word vectors can't be read.
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class Trainer:
         """Trains all phases, or what is left of them; returns the encoder, and the decoder with the best weights.
 
         Raises:
-          BeamscribeError: a phase's steps fit neither the data nor the devices, the folder holds another training or
-            can't be used, the encoder's weights can't be read, or no epoch's captions are varied enough to be kept.
+          InputError: a phase's steps don't fit the data or the devices, the folder holds another training, or there is
+            no file with the encoder's weights.
+          BeamscribeError: the folder can't be used, the encoder's weights can't be read, or no epoch's captions are
+            varied enough to be kept.
         """
         phases = self._recipe.phases
         for name, phase in phases.items():
@@ -105,17 +110,18 @@ class Trainer:
         if self._recipe.words.embedding == "learned":
             return None
         vectors = embeddings.load(self._recipe.words.embedding, self.vocabulary.words, self._recipe.seed)
-        print(embeddings.coverage(vectors, {word: counts[word] for word in self.vocabulary.written()}), flush=True)
+        written = {word: counts[word] for word in self.vocabulary.written()}
+        _LOGGER.info("%s", embeddings.coverage(vectors, written))
         return vectors.matrix
 
     def _check_steps(self, name: str, phase: Phase) -> None:
         if len(self._training.photos) < phase.photos_per_step:
-            raise BeamscribeError(
+            raise InputError(
                 f"{self._training.folder} has {len(self._training.photos)} photos, "
                 f"fewer than {name}.photos_per_step, {phase.photos_per_step}"
             )
         if phase.photos_per_step % self._devices.count:
-            raise BeamscribeError(
+            raise InputError(
                 f"{name}.photos_per_step is {phase.photos_per_step}: "
                 f"it must be a multiple of the devices, {self._devices.count}"
             )
@@ -126,7 +132,7 @@ class Trainer:
         state = checkpoints.restore(self._recipe, data)
         if state is None:
             return TrainingState(phase="cross_entropy", recipe=self._recipe.model_dump(), data=data)
-        print(f"going on after epoch {state.epoch} of {state.phase}", flush=True)
+        _LOGGER.info("going on after epoch %d of %s", state.epoch, state.phase)
         return state
 
     def _digest(self) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import PROGRAMMING_ERRORS, BeamscribeError, InputError, one_line
 from beamscribe.model.words.vocabulary import PAD, SPECIALS, Vocabulary
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def load(source: str, words: Sequence[str], seed: int = 0) -> Vectors:
       seed: of the random rows.
 
     Raises:
-      BeamscribeError: the package is not installed; the file is not there, can't be read or is in neither format; it
-        has no table of word pieces or no vocabulary beside it; or it has a vector for none of the words.
+      InputError: there is no such file.
+      BeamscribeError: the package is not installed; the file can't be read or is in neither format; it has no table of
+        word pieces or no vocabulary beside it; or it has a vector for none of the words.
       ValueError: `words` does not start with the specials.
     """
     written = Vocabulary(words).written()
@@ -140,7 +141,7 @@ def _package(distribution: str, install: str, file: str) -> tuple[Path, str]:
 
 def _read_file(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise BeamscribeError(
+        raise InputError(
             f"{path} is not a file of word vectors: "
             "give glove, bert, or the path of a GloVe text file or of BERT's .safetensors"
         )
@@ -256,6 +257,8 @@ def _read_tokenizer(folder: Path) -> tuple["Tokenizer", Path]:
             tokenizer = Tokenizer(WordPiece(WordPiece.read_file(str(path)), unk_token="[UNK]"))
             tokenizer.normalizer = BertNormalizer(lowercase=True)
             tokenizer.pre_tokenizer = BertPreTokenizer()
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
         raise BeamscribeError(f"can't read the word pieces in {path}: {one_line(error)}") from None
     if not isinstance(tokenizer.model, WordPiece):

@@ -6,7 +6,7 @@ import datetime
 from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import stopping
-from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.output import layout, report
 from beamscribe.pipelines.output.run_documents import Config, StopCause
 
 # A run continues an earlier one if these are equal. With another limit or version, a photo that failed may succeed.
@@ -34,17 +34,24 @@ def unfinished_since(config: Config) -> datetime.datetime | None:
             # Nothing else tells whether that run had the same configuration.
             break
         alike = all(getattr(earlier, name) == getattr(config, name) for name in _ALIKE)
-        if not alike or stores.exists(layout.run_file(config.output, layout.run_of_file(path), layout.SUCCESS)):
+        if not alike or report.finished_runs(config.output, layout.run_of_file(path)):
             break
         since = earlier.started_at
     return since
 
 
-def stop_earlier(output: str) -> None:
+def stop_earlier(
+    output: str, reason: str = "a later run took over", cause: StopCause = StopCause.TAKEN_OVER
+) -> list[str]:
     """Stops earlier runs that did not finish: their workers may still run on other machines.
 
     Args:
       output: the folder that holds the captions of all runs.
+      reason: why, for people.
+      cause: what asks for it.
+
+    Returns:
+      The ids of the runs that were asked to stop now.
 
     Raises:
       OSError: the store reported an error.
@@ -53,6 +60,11 @@ def stop_earlier(output: str) -> None:
     # One listing for all files, since a listing takes long if there are many runs.
     for path in layout.run_files(output, "*.json"):
         names[layout.run_of_file(path)].add(path.rpartition("/")[2])
-    for run, found in names.items():
-        if layout.CONFIG in found and not found & {layout.REPORT, layout.STOP, layout.COMPACTION}:
-            stopping.stop(layout.run_folder(output, run), "a later run took over", StopCause.TAKEN_OVER)
+    unfinished = [
+        run
+        for run, found in sorted(names.items())
+        if layout.CONFIG in found and not found & {layout.REPORT, layout.STOP, layout.COMPACTION}
+    ]
+    for run in unfinished:
+        stopping.stop(layout.run_folder(output, run), reason, cause)
+    return unfinished

@@ -7,6 +7,7 @@ machines.
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import socket
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 import psutil
 
 from beamscribe.model.documents import DamagedDocumentError, Document
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, OutputInUse, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import layout
 
@@ -26,6 +27,8 @@ from beamscribe.pipelines.output import layout
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 27.0
 _POLL_SECONDS = 0.5
+
+_LOGGER = logging.getLogger(__name__)
 
 # Asks a runner whether a job is still running; None if the runner can't be reached.
 IsRunning = Callable[[dict[str, str]], bool | None]
@@ -98,12 +101,15 @@ def hold(
     Args:
       output: the folder that holds the captions of all runs.
       purpose: what this process does, shown to users of other jobs.
-      lost: called with a reason, from another thread, if another job takes the lease because this process seemed dead.
+      lost: called once, from another thread, with a reason: another job took the lease because this process seemed
+        dead, or may take it because no heartbeat could be written for `DEAD_SECONDS`. What it raises is logged.
       job: the job that this process starts on a runner that continues without it; the lease then outlives the process.
       is_running: asks a runner whether a job is still running.
 
     Raises:
-      BeamscribeError: another job holds the lease, or the folder's store can't create files exclusively.
+      OutputInUse: another job holds the lease, or may hold it.
+      BeamscribeError: the folder's store can't create files exclusively, or a newer version of Beamscribe took the
+        lease.
       OSError: the folder is not writable.
     """
     stores.check_exclusive(output)
@@ -117,10 +123,17 @@ def hold(
     finally:
         ended.set()
         beating.join()
-        # If the release fails, the next job finds out from the missing heartbeat that this one has ended.
-        with contextlib.suppress(OSError):
+        try:
             if job is None or is_running(job) is False:
                 stores.replace(layout.lease_file(folder, number, "released"), b"")
+        except OSError as error:
+            # The next job finds out from the missing heartbeat that this one has ended.
+            _LOGGER.warning(
+                "can't release the lease in %s: %s; the next job may wait %.0f s for it",
+                folder,
+                one_line(error),
+                DEAD_SECONDS,
+            )
 
 
 def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | None:
@@ -133,7 +146,8 @@ def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | 
       is_running: asks a runner whether a job is still running.
 
     Raises:
-      BeamscribeError: the holder's runner can't be asked, or a newer version of Beamscribe took the lease.
+      OutputInUse: the holder's runner can't be asked.
+      NewerDocumentError: a newer version of Beamscribe took the lease.
       OSError: the store reported an error.
     """
     return _latest_holder(layout.leases_folder(output), is_running)[1]
@@ -143,7 +157,7 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
     while True:
         number, holder = _latest_holder(folder, is_running)
         if holder:
-            raise BeamscribeError(
+            raise OutputInUse(
                 f"{stores.folder_of(folder)} is in use: {holder} writes to it; wait until it ends, or stop it"
             )
         if stores.create(layout.lease_file(folder, number + 1, "json"), myself.to_json()):
@@ -204,7 +218,7 @@ def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> b
     running = is_running(holder.job) if holder.job else False
     if running is None:
         path = layout.lease_file(folder, number, "json")
-        raise BeamscribeError(
+        raise OutputInUse(
             f"{stores.folder_of(folder)} may be in use: {holder}; the process that started the job has ended, and the "
             f"runner can't be asked whether the job is still running; try again, or delete {path} if the job has ended"
         )
@@ -212,16 +226,61 @@ def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> b
 
 
 def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str], None]) -> None:
+    """Writes heartbeats until the lease has ended or is lost.
+
+    Args:
+      folder: the folder of the leases.
+      number: number of the lease.
+      ended: set when the lease ends.
+      lost: called with a reason, once, if another job has taken the lease or may take it.
+    """
     count = 0
+    written = time.monotonic()
+    failing = False
     while not ended.wait(BEAT_SECONDS if count else 0.0):
         count += 1
-        # A heartbeat that fails may work the next time.
-        with contextlib.suppress(Exception):
+        try:
             stores.replace(layout.lease_file(folder, number, "beat"), str(count).encode())
+            written = time.monotonic()
             latest = _latest(folder)
-            if latest > number:
-                lost(f"{_holder(folder, latest) or 'another job'} took over, because this job seemed dead")
+        except Exception as error:  # noqa: BLE001 - whatever has failed, the next heartbeat may work
+            if not failing:
+                _log_failure(folder, error)
+            failing = True
+            if time.monotonic() - written >= DEAD_SECONDS:
+                _tell(lost, f"its heartbeat can't be written: {one_line(error)}")
                 return
+            continue
+        if failing:
+            _LOGGER.info("the heartbeat of the lease in %s works again", folder)
+        failing = False
+        if latest > number:
+            _tell(lost, f"{_taker(folder, latest)} took over, because this job seemed dead")
+            return
+
+
+def _log_failure(folder: str, error: Exception) -> None:
+    # An error of the store may pass; anything else is a fault of Beamscribe, which only its traceback explains.
+    fault = None if isinstance(error, OSError) else error
+    _LOGGER.warning("the heartbeat of the lease in %s fails: %s", folder, one_line(error), exc_info=fault)
+
+
+def _tell(lost: Callable[[str], None], reason: str) -> None:
+    """Calls `lost`. What it raises is logged: nobody waits for the result of this thread."""
+    _LOGGER.warning("the lease is lost: %s", reason)
+    try:
+        lost(reason)
+    except Exception:
+        _LOGGER.exception("can't stop the job, which has lost its lease")
+
+
+def _taker(folder: str, number: int) -> str:
+    """The job that took a lease, for users; it may have ended already, or be one of a newer version."""
+    try:
+        holder = _holder(folder, number)
+    except (OSError, BeamscribeError):
+        holder = None
+    return str(holder or "another job")
 
 
 def _count(folder: str, number: int) -> bytes | None:
@@ -239,6 +298,7 @@ def _clean_up(folder: str, until: int) -> None:
     for path in stores.within(folder, "*"):
         number = layout.lease_number(path)
         if number is not None and number <= until:
+            # A file that can't be deleted does no harm: only the lease with the highest number counts.
             with contextlib.suppress(OSError):
                 stores.delete(path)
 

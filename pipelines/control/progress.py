@@ -1,25 +1,26 @@
-"""Shows the progress of a run on any runner: a thread compares the committed shards with the plan."""
+"""Follows a run on any runner: a thread counts the rows of its committed files, and stops it where that is due."""
 
-import contextlib
-import sys
+import logging
 import threading
 import time
-from types import TracebackType
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
-from tqdm import tqdm
+import pyarrow as pa
 
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.ticker import Ticker
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.output import frozen_plan, layout, rows
-from beamscribe.pipelines.output.run_documents import Plan
+from beamscribe.pipelines.output.run_documents import Plan, StopCause
 from beamscribe.pipelines.photos import FAILED
 
-# Seconds between two updates, on a terminal and in a log. Each update lists a folder and, in a log, adds a line.
-_TERMINAL_INTERVAL = 2.0
-_LOG_INTERVAL = 30.0
-# Seconds between two counts of failures.
-_CHECK_INTERVAL = 1.0
+_LOGGER = logging.getLogger(__name__)
+
+# Seconds between two looks at the run's files: each look lists a folder.
+_LOOK_SECONDS = 2.0
+# Seconds between two looks at the event that asks for a stop.
+_STOP_SECONDS = 0.5
 
 
 class Limit(NamedTuple):
@@ -37,90 +38,135 @@ class Limit(NamedTuple):
         """The limit for a number of planned photos."""
         return self.photos if self.share is None else int(self.share * planned)
 
+    def exceeded(self, failed: int, planned: int) -> str | None:
+        """What to say where more photos have failed than the limit allows; None where no more have."""
+        allowed = self.of(planned)
+        if failed <= allowed:
+            return None
+        photos = "1 photo" if failed == 1 else f"{failed:,} photos"
+        return f"{photos} failed, more than the {allowed:,} that `max_failures` allows"
 
-class Progress:
-    """A context manager that shows a progress bar of the run's commits, and stops a run with too many failures.
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+      planned: number of photos that the run has to caption.
+      captioned: number of photos with a caption in the committed files.
+      failed: number of photos without a caption in the committed files.
+
+    Example:
+      >>> seen = []
+      >>> report = beamscribe.caption("photos", "captions", limit=3, progress=seen.append)
+      >>> seen[-1]
+      Progress(planned=3, captioned=3, failed=0)
+    """
+
+    planned: int
+    captioned: int
+    failed: int
+
+
+class _Count(NamedTuple):
+    """The numbers of rows, and of rows without a caption, in a committed file."""
+
+    rows: int
+    failed: int
+
+
+class Follower:
+    """A context manager that follows a run until the end of the block, and shows nothing itself.
+
+    Its thread looks at the run's committed files every 2 seconds, and once more at the end.
 
     Args:
       output: the folder that holds the captions of all runs.
       run: id of the run.
-      max_failures: limit of failed photos; None for no limit.
+      max_failures: number of photos that may fail before the run is asked to stop; None for any number.
+      stop: the run is asked to stop at most half a second after this event is set; None for no event.
+      watch: called from the thread when the plan is known, when the numbers have changed, and at the end.
     """
 
-    def __init__(self, output: str, run: str, max_failures: Limit | None = None):
+    def __init__(
+        self,
+        output: str,
+        run: str,
+        max_failures: Limit | None = None,
+        stop: threading.Event | None = None,
+        watch: Callable[[Progress], None] | None = None,
+    ):
         self._output, self._run, self._folder = output, run, layout.run_folder(output, run)
-        self._max_failures = max_failures
-        self._failed: dict[str, int] = {}
-        self._interval = _TERMINAL_INTERVAL if sys.stderr.isatty() else _LOG_INTERVAL
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+        self._max_failures, self._stop, self._watch = max_failures, stop or threading.Event(), watch
+        self._plan: Plan | None = None
+        # The counts of the committed files that have been read.
+        self._counts: dict[str, _Count] = {}
+        self._watched: Progress | None = None
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        self._has_noticed_stop = self._has_asked = self._has_warned = False
+        self._ticker = Ticker(self._tick, _STOP_SECONDS, "progress")
 
-    def __enter__(self) -> "Progress":
-        self._thread.start()
+    def __enter__(self) -> Self:
+        self._ticker.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *_: object) -> None:
+        self._ticker.__exit__()
 
-    def _follow(self) -> None:
-        plan = None
-        while plan is None and not self._stop.wait(_TERMINAL_INTERVAL):
-            plan = self._plan()
-        plan = plan or self._plan()
-        if plan is None or not plan.planned:
+    def _tick(self, last: bool) -> None:
+        is_stop_new = self._stop.is_set() and not self._has_noticed_stop
+        if not (last or is_stop_new or time.monotonic() >= self._next_look):
             return
-        with tqdm(total=plan.planned, unit="photo", desc="captioned", smoothing=0.1) as bar:
-            last = False
-            while not last:
-                last = self._wait(plan)
-                bar.n = self._photos(plan, self._committed())
-                bar.refresh()
+        self._has_noticed_stop = self._has_noticed_stop or is_stop_new
+        try:
+            self._look(last)
+        finally:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
 
-    def _wait(self, plan: Plan) -> bool:
-        """Waits until the next update and returns whether the run has ended; meanwhile checks the limit of failures."""
-        end = time.monotonic() + self._interval
-        while self._max_failures and time.monotonic() < end and not self._stop.is_set():
-            self._check(plan, self._max_failures)
-            self._stop.wait(_CHECK_INTERVAL)
-        ended = self._stop.wait(max(end - time.monotonic(), 0.0))
-        if ended and self._max_failures:
-            self._check(plan, self._max_failures)
-        return ended
+    def _look(self, last: bool) -> None:
+        if self._stop.is_set():
+            self._ask("it was asked to stop", StopCause.ASKED)
+        try:
+            self._plan = self._plan or frozen_plan.read(self._folder)
+            if self._plan:
+                self._count()
+        except (OSError, BeamscribeError) as error:
+            # The store may answer the next time. What is wrong with a plan, the job itself reports.
+            _LOGGER.debug("can't see how far the run %s is: %s", self._run, one_line(error))
+        if self._plan is None:
+            return
+        written = sum(count.rows for count in self._counts.values())
+        failed = sum(count.failed for count in self._counts.values())
+        now = Progress(self._plan.planned, written - failed, failed)
+        if self._max_failures and (reason := self._max_failures.exceeded(failed, now.planned)):
+            self._ask(reason, StopCause.FAILURES)
+        if self._watch and (last or now != self._watched):
+            self._watched = now
+            self._watch(now)
 
-    def _check(self, plan: Plan, limit: Limit) -> None:
-        for path in self._committed() - self._failed.keys():
+    def _count(self) -> None:
+        """Counts the rows of the files that have been committed since the last look."""
+        new = (path for path in layout.committed_files(self._output, self._run) if path not in self._counts)
+        for path, table in rows.read_ahead(lambda path: rows.read_table(path, ["status"]), new):
             try:
-                statuses = rows.read_table(path, ["status"])["status"].to_pylist()
-            except OSError:
-                continue
-            self._failed[path] = statuses.count(FAILED)
-        failed, allowed = sum(self._failed.values()), limit.of(plan.planned)
-        if failed > allowed:
-            reason = f"{failed} photos failed, more than the limit of {allowed} (--max-failures)"
-            # If the request fails, the next check repeats it.
-            with contextlib.suppress(OSError):
-                stopping.stop(self._folder, reason)
+                statuses = table.result()["status"].to_pylist()
+            except OSError as error:
+                _LOGGER.debug("can't read %s: %s", path, one_line(error))
+            except (pa.ArrowException, BeamscribeError) as error:
+                # A file is committed as a whole: it stays as it is.
+                self._counts[path] = _Count(rows=0, failed=0)
+                _LOGGER.warning("the progress leaves out %s, which can't be read: %s", path, one_line(error))
+            else:
+                self._counts[path] = _Count(len(statuses), statuses.count(FAILED))
 
-    def _plan(self) -> Plan | None:
+    def _ask(self, reason: str, cause: StopCause) -> None:
+        """Asks the run to stop, unless this has been done; where that fails, the next look repeats it."""
+        if self._has_asked:
+            return
         try:
-            return frozen_plan.read(self._folder)
-        except (OSError, BeamscribeError):
-            # The job itself reports what is wrong with its plan.
-            return None
-
-    def _committed(self) -> set[str]:
-        """The run's committed files; empty if the listing fails, since the next update repeats it."""
-        try:
-            return set(layout.committed_files(self._output, self._run))
-        except OSError:
-            return set()
-
-    def _photos(self, plan: Plan, committed: set[str]) -> int:
-        return sum(
-            shard.photos
-            for shard in plan.shards
-            if layout.shard_file(self._output, self._run, shard.index) in committed
-        )
+            stopping.stop(self._folder, reason, cause)
+        except OSError as error:
+            level = logging.DEBUG if self._has_warned else logging.WARNING
+            _LOGGER.log(level, "can't ask the run %s to stop, trying again: %s", self._run, one_line(error))
+            self._has_warned = True
+        else:
+            self._has_asked = True

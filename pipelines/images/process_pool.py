@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import loky
 import pebble
 
+from beamscribe.pipelines import failures
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.images import image_process, starting, to_pixels
 from beamscribe.pipelines.images.to_pixels import Picture
@@ -60,17 +61,30 @@ class ImagePool:
         """
         if not photos:
             return []
+        task = self._processes.schedule(to_pixels.convert_all, (photos, size, max_pixels), timeout=self._timeout)
         try:
-            arguments = (photos, size, max_pixels)
-            return self._processes.schedule(to_pixels.convert_all, arguments, timeout=self._timeout).result()
+            pictures = task.result()
         except concurrent.futures.TimeoutError:
-            error, message = ErrorCode.TIMEOUT, f"decoding took longer than {self._timeout:g} s"
+            message = f"decoding took longer than {self._timeout:g} s"
+            failure = Failure(Stage.DECODE, ErrorCode.TIMEOUT, message)
         except pebble.ProcessExpired as expired:
-            error, message = ErrorCode.DECODER_CRASH, f"the image process ended with code {expired.exitcode}"
+            message = f"the image process ended with code {expired.exitcode}"
+            failure = Failure(Stage.DECODE, ErrorCode.DECODER_CRASH, message)
+        except (concurrent.futures.CancelledError, concurrent.futures.BrokenExecutor):
+            # The pool has ended, which is no fault of the photos: they must not get rows.
+            raise
+        except Exception as error:  # noqa: BLE001 - `convert_all` raises nothing, so it is a fault of Beamscribe
+            failure = failures.of_fault(Stage.DECODE, error)
+        else:
+            for picture in pictures:
+                if picture.fault:
+                    # Image processes have no log.
+                    failures.log_remote_fault(Stage.DECODE, picture.fault)
+            return pictures
         if len(photos) > 1:
             # One of the photos is to blame: converting each of them alone shows which one.
             return [picture for data in photos for picture in self.convert([data], size, max_pixels)]
-        return [Picture(None, failure=Failure(Stage.DECODE, error, message))]
+        return [Picture(None, failure=failure)]
 
     def close(self) -> None:
         """Ends the processes."""

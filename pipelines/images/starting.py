@@ -6,6 +6,7 @@ A user's own `random.py` or `logging.py` in that folder would be imported in pla
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,9 +31,14 @@ class ImageProcess(LokyProcess):
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named, env={_SAFE_PATH: "1"})
 
+    def terminate(self) -> None:
+        """Ends the process, which blocks the signal that is meant for that."""
+        if self.pid and self.is_alive():
+            os.kill(self.pid, signal.SIGKILL)
+
     @staticmethod
     def _Popen(process: "ImageProcess") -> Any:  # noqa: N802 - the name is multiprocessing's
-        with _starting, _current_folder_last():
+        with _starting, _current_folder_last(), _signals_blocked():
             return LokyProcess._Popen(process)
 
 
@@ -77,6 +83,19 @@ def _current_folder_last() -> Iterator[None]:
         yield
     finally:
         spawn.get_preparation_data = prepared
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Has new processes block SIGINT and SIGTERM: Ctrl-C on a terminal, and systemd, send them to all processes.
+
+    Without its image processes, the process that started them could not finish the photos in hand.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

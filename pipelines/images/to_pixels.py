@@ -1,9 +1,12 @@
 """Converts a photo's bytes to pixels. Runs in image processes, so it imports hardly more than the codecs."""
 
+import functools
 import hashlib
 import io
 import math
 import re
+import threading
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +26,8 @@ from PIL import (
 )
 
 from beamscribe.model.errors import one_line
-from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+from beamscribe.pipelines import failures
+from beamscribe.pipelines.failures import ErrorCode, Failure, Fault, Stage
 from beamscribe.pipelines.images import formats
 
 MAX_PIXELS = 200_000_000
@@ -40,11 +44,8 @@ _PLUGINS = (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-# There is one process per processor already, and each thread's stack and heap would take address space.
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-pillow_heif.register_heif_opener(decode_threads=1)
-# `convert` checks the size itself, so that there is one limit and its failure has an error code.
-Image.MAX_IMAGE_PIXELS = None
+# Pillow loads an image when its pixels are first needed, but not safely in several threads.
+_loading = threading.Lock()
 
 _ORIENTATION_TAG = 0x0112
 # The transpositions that turn a photo upright, by EXIF orientation (EXIF 2.32, 4.6.4).
@@ -82,6 +83,9 @@ class Picture(NamedTuple):
       width, height: size of the upright photo, pixels; None if unknown or beyond 32 bits.
       pixels: `[size, size, 3]`, uint8, RGB; None if the photo failed.
       failure: why the photo failed; None if it did not.
+      fault: the fault of Beamscribe that made the photo fail, for the log of the worker; else None.
+      read_ms: milliseconds that reading the bytes took; None if unknown.
+      decode_ms: milliseconds that the conversion took; None if there was none.
     """
 
     sha256: str | None
@@ -89,6 +93,9 @@ class Picture(NamedTuple):
     height: int | None = None
     pixels: np.ndarray | None = None
     failure: Failure | None = None
+    fault: Fault | None = None
+    read_ms: float | None = None
+    decode_ms: float | None = None
 
 
 class _Refused(Exception):  # noqa: N818 - it describes the photo's failure
@@ -103,37 +110,77 @@ def convert_all(photos: Sequence[bytes], size: int, max_pixels: int = MAX_PIXELS
 
 
 def convert(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decodes a photo, turns it upright and resizes it to a square, without cropping.
+    """Decodes a photo, turns it upright and resizes it to a square, without cropping. Raises and logs nothing.
 
     Args:
       data: bytes of the image file.
       size: height and width of the result, pixels.
       max_pixels: width × height above which a photo is refused.
     """
-    return _convert(data, size, max_pixels)._replace(sha256=hashlib.sha256(data).hexdigest())
+    started = time.perf_counter()
+    try:
+        picture = _convert(data, size, max_pixels)
+    except Exception as error:  # noqa: BLE001 - what `_convert` raises is a fault of Beamscribe, whatever it is
+        fault = failures.fault_of(error)
+        picture = Picture(None, failure=Failure(Stage.DECODE, ErrorCode.INTERNAL_ERROR, fault.message), fault=fault)
+    elapsed = 1000 * (time.perf_counter() - started)
+    return picture._replace(sha256=hashlib.sha256(data).hexdigest(), decode_ms=elapsed)
 
 
 def _convert(data: bytes, size: int, max_pixels: int) -> Picture:
+    """Converts a photo; what is wrong with the photo becomes its failure.
+
+    Raises:
+      Exception: a fault of Beamscribe.
+    """
     width = height = None
     try:
         with _open(data, max_pixels) as image:
             orientation = _orientation(image)
-            size_upright = image.size[::-1] if orientation in _SWAPPED else image.size
+            size_upright = _size_upright(image, orientation)
             # The columns of a row hold no larger numbers.
             if max(size_upright) <= _INT32_MAX:
                 width, height = size_upright
             _check_size(*size_upright, max_pixels)
             _choose_scale(image, data, size)
-            resized = _resize(image, size)
-        # Turning after the resize gives the same square, and is cheaper.
-        if orientation in _TRANSPOSITIONS:
-            resized = resized.transpose(_TRANSPOSITIONS[orientation])
-        return Picture(None, width, height, pixels=np.asarray(resized))
-    except Exception as error:  # noqa: BLE001 - codecs raise nearly anything on broken bytes
+            return Picture(None, width, height, pixels=_square(image, orientation, size))
+    except Exception as error:  # codecs raise nearly anything on broken bytes
+        if failures.is_own_fault(error):
+            raise
         if _METADATA_ERROR.search(str(error)) and (rest := formats.without_metadata(data)) != data:
             return _convert(rest, size, max_pixels)
         code, message = _explain(error, data)
         return Picture(None, width, height, failure=Failure(Stage.DECODE, code, message))
+
+
+def convert_image(image: Image.Image, size: int, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Converts an image of Pillow as `convert` does a file. Raises and logs nothing; the image stays as it is.
+
+    Args:
+      image: the image, of any mode. One that was opened and not loaded yet is loaded in this process.
+      size: height and width of the result, pixels.
+      max_pixels: width × height above which a photo is refused.
+
+    Returns:
+      The result; instead of the bytes' SHA-256 it has that of its pixels, so that an image has a name.
+    """
+    started = time.perf_counter()
+    width = height = None
+    try:
+        with _loading:
+            orientation = _orientation(image)
+            width, height = _size_upright(image, orientation)
+            _check_size(width, height, max_pixels)
+            image.load()
+        pixels = _square(image, orientation, size)
+        elapsed = 1000 * (time.perf_counter() - started)
+        return Picture(hashlib.sha256(pixels.tobytes()).hexdigest(), width, height, pixels, decode_ms=elapsed)
+    except Exception as error:  # noqa: BLE001 - codecs raise nearly anything on broken bytes
+        if failures.is_own_fault(error):
+            fault = failures.fault_of(error)
+            failure = Failure(Stage.DECODE, ErrorCode.INTERNAL_ERROR, fault.message)
+            return Picture(None, width, height, failure=failure, fault=fault)
+        return Picture(None, width, height, failure=Failure(Stage.DECODE, *_explain(error)))
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -146,12 +193,23 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     codecs = _codecs(data)
     if codecs == ("WEBP",) and (canvas := formats.webp_canvas(data)):
         _check_size(*canvas, max_pixels)
+    _prepare_pillow()
     try:
         return Image.open(io.BytesIO(data), formats=codecs)
     except UnidentifiedImageError:
         # This call raises the codec's own error, which Pillow hides.
         Image.OPEN[codecs[-1]][0](io.BytesIO(data), "")
         raise
+
+
+@functools.cache
+def _prepare_pillow() -> None:
+    """Sets what holds for all of a process, and so must not be set where `convert_image` alone is used."""
+    # There is one process per processor already, and each thread's stack and heap would take address space.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    pillow_heif.register_heif_opener(decode_threads=1)
+    # `convert` checks the size itself, so that there is one limit and its failure has an error code.
+    Image.MAX_IMAGE_PIXELS = None
 
 
 def _codecs(data: bytes) -> tuple[str, ...]:
@@ -177,9 +235,18 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - a photo with broken EXIF is valid
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything on broken EXIF, and a photo with such EXIF is valid
         return 1
+    try:
+        return int(orientation)
+    except (TypeError, ValueError, ArithmeticError):
+        # It is a text, several numbers, or a fraction with the denominator 0.
+        return 1
+
+
+def _size_upright(image: Image.Image, orientation: int) -> tuple[int, int]:
+    return image.size[::-1] if orientation in _SWAPPED else image.size
 
 
 def _choose_scale(image: Image.Image, data: bytes, size: int) -> None:
@@ -196,6 +263,15 @@ def _choose_scale(image: Image.Image, data: bytes, size: int) -> None:
 def _halved(side: int, halvings: int) -> int:
     """The size that Pillow expects: Pillow rounds to the nearest integer, but the codec rounds up, as it should."""
     return (side + (1 << halvings >> 1)) >> halvings
+
+
+def _square(image: Image.Image, orientation: int, size: int) -> np.ndarray:
+    """The whole image as an upright square: `[size, size, 3]`, uint8, RGB."""
+    resized = _resize(image, size)
+    # Turning after the resize gives the same square, and is cheaper.
+    if orientation in _TRANSPOSITIONS:
+        resized = resized.transpose(_TRANSPOSITIONS[orientation])
+    return np.asarray(resized)
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
@@ -223,6 +299,9 @@ def _simplified(image: Image.Image, levels: tuple[float, float] | None) -> Image
     """Converts an image to a mode that can be averaged: L, RGB, or RGBa, whose colours are premultiplied by alpha."""
     if levels:
         return _to_grey(image, levels)
+    if image.mode == "La":
+        # Pillow converts this mode, which no file has, to no other.
+        image = image.convert("LA")
     if image.has_transparency_data:
         return image.convert("RGBA").convert("RGBa")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
@@ -255,7 +334,8 @@ def _to_grey(image: Image.Image, levels: tuple[float, float]) -> Image.Image:
     return Image.fromarray(np.rint(grey).astype(np.uint8))
 
 
-def _explain(error: Exception, data: bytes) -> tuple[ErrorCode, str]:
+def _explain(error: Exception, data: bytes = b"") -> tuple[ErrorCode, str]:
+    """The code and the message of an error; `data` is the file, where there is one."""
     if isinstance(error, _Refused):
         return error.code, str(error)
     text = _words_of(error)
@@ -263,7 +343,7 @@ def _explain(error: Exception, data: bytes) -> tuple[ErrorCode, str]:
     if isinstance(error, MemoryError) or any(word in words for word in _MEMORY_WORDS):
         return ErrorCode.TOO_LARGE, one_line(f"decoding the photo needs more memory than the limit; {text}")
     if isinstance(error, EOFError) or any(word in words for word in _TRUNCATED_WORDS) or formats.is_cut_short(data):
-        return ErrorCode.TRUNCATED, one_line(f"the file has {len(data)} bytes; {text}")
+        return ErrorCode.TRUNCATED, one_line(f"the file has {len(data)} bytes; {text}") if data else text
     if words.startswith("unsupported") or any(word in words for word in _UNSUPPORTED_WORDS):
         return ErrorCode.UNSUPPORTED_FORMAT, text
     return ErrorCode.CORRUPT, text

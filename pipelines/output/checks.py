@@ -10,7 +10,7 @@ import pyarrow as pa
 from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.output import compaction, digests, frozen_plan, layout, row_index
+from beamscribe.pipelines.output import compaction, digests, frozen_plan, layout, report, row_index
 from beamscribe.pipelines.output.row_index import FileContent, RowIndex
 from beamscribe.pipelines.output.run_documents import Compaction, Config, Report
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef
@@ -81,7 +81,7 @@ def verify(output: str, listing: Iterable[PhotoRef] | None = None) -> Result:
     findings.extend(_captioned_again(output, table, {record.run for record in records}))
 
     folded = {run for record in records for run in record.runs}
-    finished = layout.finished_runs(output)
+    finished = report.finished_runs(output)
     by_run = {run: set(of_run) for run, of_run in itertools.groupby(paths, layout.run_of)}
     for run in sorted(finished - folded):
         findings.extend(_check_run(output, run, by_run.get(run, set()), files))

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.output import copies, current, digests, layout, rows
+from beamscribe.pipelines.output import copies, current, digests, layout, report, rows
 from beamscribe.pipelines.output.run_documents import Compaction, FileRecord
 from beamscribe.pipelines.output.sorting import LatestByPhoto
 from beamscribe.pipelines.photos import SCHEMA_VERSION, versioned_schema
@@ -68,7 +68,7 @@ def compact(output: str, lost: Sequence[str] = ()) -> Outcome:
     if not files or any([stores.join(output, file.file) for file in record.results] == files for record in known):
         return Outcome(None, left_over)
     # Runs without files are included: they captioned nothing, or their files are lost.
-    runs = {*map(layout.run_of, files), *layout.finished_runs(output), *(record.run for record in known)}
+    runs = {*map(layout.run_of, files), *report.finished_runs(output), *(record.run for record in known)}
     folded = _fold(output, files, tuple(sorted(runs)), lost)
     _replace_files(output, folded, files)
     return Outcome(folded, left_over)

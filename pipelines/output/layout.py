@@ -53,19 +53,14 @@ def run_file(output: str, run: str, name: str) -> str:
     return stores.join(output, "runs", run, name)
 
 
-def run_files(output: str, name: str) -> list[str]:
-    """The files with a name, such as `PLAN`, in the folders of all runs, the oldest run first."""
-    return sorted(stores.within(output, "runs", "*", name))
+def run_files(output: str, name: str, runs: str = "*") -> list[str]:
+    """The files with a name, such as `PLAN`, in the folders of all runs, or of one, the oldest run first."""
+    return sorted(stores.within(output, "runs", runs, name))
 
 
 def run_of_file(path: str) -> str:
     """The id of the run that a file from `run_files` belongs to."""
     return path.split("/")[-2]
-
-
-def finished_runs(output: str) -> set[str]:
-    """The ids of the runs that finished and accounted for every photo."""
-    return set(map(run_of_file, run_files(output, SUCCESS)))
 
 
 def photos_file(folder: str, digest: str) -> str:

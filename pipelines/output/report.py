@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beamscribe.model.documents import DocumentError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import frozen_plan, layout, report_page, rows
 from beamscribe.pipelines.output.run_documents import Config, Example, Plan, Report, Sample
@@ -78,6 +79,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
         outdated=planned.outdated,
         duplicates=planned.duplicates,
         ignored=planned.ignored,
+        empty_inputs=tuple(uri for uri, photos in planned.inputs.items() if not photos),
         captioned=statuses[CAPTIONED],
         failed=statuses[FAILED],
         photos_per_second=round(written / seconds, 2) if seconds else 0.0,
@@ -90,12 +92,13 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
     )
 
 
-def write(report: Report, output: str) -> None:
-    """Writes `report.json`, `report.html` and, if the report is balanced, `_SUCCESS`, in that order.
+def write(report: Report, output: str, success: bool) -> None:
+    """Writes `report.json`, `report.html` and, for a run that has succeeded, `_SUCCESS`, in that order.
 
     Args:
       report: the report.
       output: the folder that holds the captions of all runs.
+      success: whether the run has succeeded, as `control.verdict` says.
 
     Raises:
       OSError: the store reported an error.
@@ -103,8 +106,30 @@ def write(report: Report, output: str) -> None:
     folder = layout.run_folder(output, report.run)
     stores.replace(stores.join(folder, layout.REPORT), report.to_json())
     stores.replace(stores.join(folder, layout.PAGE), report_page.render(report, _refs(report, folder)).encode())
-    if report.balanced:
+    if success:
         stores.replace(stores.join(folder, layout.SUCCESS), b"")
+
+
+def finished_runs(output: str, runs: str = "*") -> set[str]:
+    """The ids of the runs that have accounted for every photo, whether they have succeeded or not.
+
+    Args:
+      output: the folder that holds the captions of all runs.
+      runs: id of the only run to look at; all by default.
+
+    Raises:
+      OSError: the store reported an error.
+    """
+    finished = {layout.run_of_file(path) for path in layout.run_files(output, layout.SUCCESS, runs)}
+    reports = layout.run_files(output, layout.REPORT, runs)
+    others = [path for path in reports if layout.run_of_file(path) not in finished]
+    for path, data in rows.read_ahead(stores.read, others):
+        try:
+            balanced = Report.from_json(data.result(), path).balanced
+        except DocumentError:
+            balanced = False
+        finished |= {layout.run_of_file(path)} if balanced else set()
+    return finished
 
 
 def _refs(report: Report, folder: str) -> dict[str, PhotoRef]:

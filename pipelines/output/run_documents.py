@@ -40,6 +40,7 @@ class Config(Document):
       runner: name of the Beam runner.
       version: version of Beamscribe.
       started_at: when the job started.
+      allow_empty: whether an input may hold no photos.
     """
 
     REMEDY: ClassVar[str] = _CAPTIONS_STAND
@@ -54,6 +55,7 @@ class Config(Document):
     runner: str
     version: str
     started_at: Time
+    allow_empty: bool = False
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -76,6 +78,7 @@ class Plan(Document):
       duplicates: number of planned photos with the same bytes as another one, which are not read themselves.
       outdated: number of skipped photos that were captioned by another model or with other settings.
       ignored: number of ignored files by kind.
+      inputs: number of photos found in each input, those that several inputs contain included.
       shards: shards of the run.
     """
 
@@ -88,6 +91,7 @@ class Plan(Document):
     duplicates: int
     outdated: int
     ignored: dict[str, int]
+    inputs: dict[str, int] = pydantic.Field(default_factory=dict)
     shards: tuple[PlannedShard, ...]
 
 
@@ -130,6 +134,7 @@ class Report(Document):
       outdated: number of skipped photos that were captioned by another model or with other settings.
       duplicates: number of planned photos with the same bytes as another one, which were not read themselves.
       ignored: number of ignored files by kind.
+      empty_inputs: inputs in which no photo was found.
       captioned: number of rows with a caption.
       failed: number of rows without a caption.
       photos_per_second: rows per second, from start to end.
@@ -139,6 +144,13 @@ class Report(Document):
       samples: a random sample of the captioned photos.
       missing: examples of planned photos that have no row.
       balanced: whether `listed = skipped + captioned + failed`, and every planned photo has a row.
+
+    Example:
+      >>> report = beamscribe.caption("photos", "captions")
+      >>> report.listed, report.skipped, report.captioned, report.failed
+      (13, 0, 12, 1)
+      >>> report.failures
+      {'truncated': 1}
     """
 
     REMEDY: ClassVar[str] = _CAPTIONS_STAND
@@ -159,6 +171,7 @@ class Report(Document):
     outdated: int
     duplicates: int
     ignored: dict[str, int]
+    empty_inputs: tuple[str, ...] = ()
     captioned: int
     failed: int
     photos_per_second: float

@@ -49,12 +49,14 @@ class Source(NamedTuple):
       kind: `folder`, `glob`, `photo`, `list`, `tar`, `zip`, `tfrecord` or `parquet`.
       start: for a folder or a glob in a bucket, the URI at which the listing starts; empty for the first one.
       end: the URI before which the listing ends; empty for no end.
+      input: the input that the source belongs to: another URI for a container that matches a glob.
     """
 
     uri: str
     kind: str
     start: str = ""
     end: str = ""
+    input: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from beamscribe.model.errors import BeamscribeError, InputError, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.images import formats
-from beamscribe.pipelines.sources import compression, lists, parquets, tfrecords
+from beamscribe.pipelines.sources import compression, damage, lists, parquets, tfrecords
 from beamscribe.pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, extension_of
 from beamscribe.pipelines.stores import uris
 
@@ -111,7 +111,9 @@ def _unpacked(uri: str, head: bytes) -> bytes:
     try:
         with compression.opened(uri) as (stream, is_plain):
             return head if is_plain else stream.read(HEAD_BYTES)
-    except compression.DAMAGE:
+    except compression.DAMAGE as error:
+        if damage.is_of_store(error):
+            raise
         return b""
 
 

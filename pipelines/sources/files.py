@@ -69,11 +69,27 @@ def list_glob(
 
 
 def list_photo(uri: str) -> PhotoRef:
-    """A reference to one file, whatever its name. If it can't be examined, the etag is empty; reading reports why."""
+    """A reference to one file, whatever its name. If it can't be examined, the etag is empty; reading reports why.
+
+    Raises:
+      NoCredentialsError: there are no credentials for the store.
+    """
     if stores.is_local(uri):
         return _local_ref(uris.local_path(uri))
-    found = stores.stat(uri)
+    try:
+        found = stores.stat(uri)
+    except NoCredentialsError:
+        raise
+    except OSError:
+        found = None
     return _remote_ref(found) if found else PhotoRef(uri, etag="")
+
+
+def looked_up(ref: PhotoRef) -> PhotoRef:
+    """Adds the version and the size to a reference that no listing has made; others stay as they are."""
+    if ref.etag or ref.container or ref.failure:
+        return ref
+    return list_photo(ref.photo)._replace(photo=ref.photo)
 
 
 def _walk(top: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:

@@ -67,13 +67,23 @@ def _entries(uri: str, options: ListOptions) -> Iterator[tuple[str, str | PhotoR
     for number, value in _values(uri, options):
         if value is None:
             continue
-        try:
-            resolved = stores.resolved(folder, value)
-            resolved.encode()
+        if (resolved := _resolved(folder, value)) is not None:
             yield value, resolved
-        except (ValueError, TypeError, AttributeError):
+        else:
             failure = Failure(Stage.LIST, ErrorCode.UNREADABLE, f"this entry of the list is not a URI: {value!r:.100}")
             yield "", PhotoRef(uris.member_uri(uri, f"line {number}"), etag="", failure=failure)
+
+
+def _resolved(folder: str, value: Any) -> str | None:
+    """The URI that an entry of a list stands for; None if the entry is not a text, or not a valid URI."""
+    if not isinstance(value, str):
+        return None
+    try:
+        resolved = stores.resolved(folder, value)
+        resolved.encode()
+    except ValueError:
+        return None
+    return resolved
 
 
 def _values(uri: str, options: ListOptions) -> Iterator[tuple[int, Any]]:

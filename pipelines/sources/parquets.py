@@ -15,6 +15,7 @@ from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import damage
 from beamscribe.pipelines.sources.base import MAX_BYTES, Ignored, ListOptions
 from beamscribe.pipelines.stores import uris
+from beamscribe.pipelines.stores.base import NoCredentialsError
 
 # The usual names of columns of photos and of their names, in the order of the search.
 _IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "content", "image/encoded")
@@ -44,16 +45,19 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     with stores.opened(uri) as file:
         try:
             table = pq.ParquetFile(file)
+            sizes = _sizes(table)
             names = _names(table, options)
+            if names and len(names) != sum(sizes):
+                raise pa.ArrowInvalid(f"the row groups have {sum(sizes)} rows, but the file holds {len(names)} names")
             row = 0
-            for group in range(table.num_row_groups):
-                for _ in range(table.metadata.row_group(group).num_rows):
+            for group, size in enumerate(sizes):
+                for _ in range(size):
                     name = names[row] if names else str(row)
                     photo = uris.member_uri(uri, name)
                     ref = PhotoRef(photo, version, 0, uri, "parquet", row, group)
                     yield options.ignored_file(name) or ref
                     row += 1
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - `pyarrow` may raise anything on broken bytes
             yield PhotoRef(uri, etag=version, failure=damage.failure(Stage.LIST, error))
 
 
@@ -67,6 +71,9 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
 
     Yields:
       The bytes or the failure of each photo, in order.
+
+    Raises:
+      NoCredentialsError: there are no credentials for the store.
     """
     left = list(reversed(refs))
     try:
@@ -82,7 +89,9 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
                 while left and left[-1].place == row:
                     left.pop()
                     yield _content(value)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except NoCredentialsError:
+        raise
+    except Exception as error:  # noqa: BLE001 - `pyarrow` may raise anything on broken bytes
         yield from (damage.failure(Stage.READ, error) for _ in left)
 
 
@@ -115,7 +124,7 @@ def _names(table: pq.ParquetFile, options: ListOptions) -> list[str] | None:
 
 def _values(table: pq.ParquetFile, groups: Iterable[int], column: str) -> Iterator[tuple[int, bytes | None]]:
     """Yields the number and the bytes of each row of some row groups."""
-    sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    sizes = _sizes(table)
     for group in groups:
         row = sum(sizes[:group])
         mean = table.metadata.row_group(group).total_byte_size // max(sizes[group], 1)
@@ -124,6 +133,11 @@ def _values(table: pq.ParquetFile, groups: Iterable[int], column: str) -> Iterat
             for value in batch.column(0):
                 yield row, _leaf(value.as_py())
                 row += 1
+
+
+def _sizes(table: pq.ParquetFile) -> list[int]:
+    """The number of rows of each row group."""
+    return [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
 
 
 def _leaf(value: Any) -> Any:

@@ -5,14 +5,15 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from beamscribe.pipelines.images import process_pool, to_pixels
 from beamscribe.pipelines.images.process_pool import ImagePool
 from beamscribe.pipelines.images.to_pixels import Picture
 from beamscribe.pipelines.photos import PhotoRef
-from beamscribe.pipelines.sources import reading
+from beamscribe.pipelines.sources import files, reading
 from beamscribe.pipelines.sources.base import ListOptions
 
 # Limits of one message to an image process: enough photos to make its cost small, few enough bytes to hold several
@@ -37,10 +38,20 @@ class ReadOptions:
     Attributes:
       sources: how containers are read.
       max_pixels: width × height above which a photo is refused.
+      look_up: whether to look up the version and the size of photos that no listing has described; see
+        `files.looked_up`.
     """
 
     sources: ListOptions = ListOptions()
     max_pixels: int = to_pixels.MAX_PIXELS
+    look_up: bool = False
+
+
+class _Read(NamedTuple):
+    """The bytes or the failure of a photo, and the milliseconds that reading took."""
+
+    content: reading.Content
+    ms: float
 
 
 class PhotoReader:
@@ -88,22 +99,31 @@ class PhotoReader:
             # Standalone files are read in parallel; a container is read in order, by one thread.
             contents = reading.read_members(run, options.sources) if container else None
             for chunk in chunks(run):
+                if options.look_up and not container:
+                    yield self._threads.submit(self._looked_up, chunk, size, options.max_pixels)
+                    continue
                 read = reader.submit(_next, contents, len(chunk)) if contents else None
                 yield self._threads.submit(self._photos, chunk, read, size, options.max_pixels)
+
+    def _looked_up(self, refs: Sequence[PhotoRef], size: int, max_pixels: int) -> list[Photo]:
+        """Looks photos up, then reads and converts them."""
+        # Their sizes are known only now: they may be too much for one message.
+        found = chunks([files.looked_up(ref) for ref in refs])
+        return [photo for chunk in found for photo in self._photos(chunk, None, size, max_pixels)]
 
     def _photos(
         self,
         refs: Sequence[PhotoRef],
-        read: concurrent.futures.Future[list[reading.Content]] | None,
+        read: concurrent.futures.Future[list[_Read]] | None,
         size: int,
         max_pixels: int,
     ) -> list[Photo]:
-        contents = read.result() if read else [reading.read_photo(ref) for ref in refs]
-        found = [data for data in contents if isinstance(data, bytes)]
+        contents = read.result() if read else _next(map(reading.read_photo, refs), len(refs))
+        found = [data for data, _ in contents if isinstance(data, bytes)]
         pictures = iter(self._pool.convert(found, size, max_pixels))
         return [
-            Photo(ref, next(pictures) if isinstance(data, bytes) else Picture(None, failure=data))
-            for ref, data in zip(refs, contents, strict=True)
+            Photo(ref, next(pictures)._replace(read_ms=ms) if isinstance(data, bytes) else Picture(None, failure=data))
+            for ref, (data, ms) in zip(refs, contents, strict=True)
         ]
 
 
@@ -113,20 +133,37 @@ def shared() -> PhotoReader:
     return PhotoReader(process_pool.shared())
 
 
-def chunks(refs: Iterable[PhotoRef]) -> Iterator[list[PhotoRef]]:
+class _Sized(Protocol):
+    """A photo whose size in bytes is known, or 0."""
+
+    @property
+    def size(self) -> int: ...
+
+
+_Any = TypeVar("_Any", bound=_Sized)
+
+
+def chunks(photos: Iterable[_Any]) -> Iterator[list[_Any]]:
     """Groups photos into chunks; a chunk is sent to an image process as one message."""
-    chunk: list[PhotoRef] = []
+    chunk: list[_Any] = []
     total = 0
-    for ref in refs:
-        size = ref.size or UNKNOWN_BYTES
+    for photo in photos:
+        size = photo.size or UNKNOWN_BYTES
         if chunk and (len(chunk) == CHUNK_PHOTOS or total + size > CHUNK_BYTES):
             yield chunk
             chunk, total = [], 0
-        chunk.append(ref)
+        chunk.append(photo)
         total += size
     if chunk:
         yield chunk
 
 
-def _next(contents: Iterator[reading.Content], count: int) -> list[reading.Content]:
-    return list(itertools.islice(contents, count))
+def _next(contents: Iterator[reading.Content], count: int) -> list[_Read]:
+    """Reads the next photos."""
+    read: list[_Read] = []
+    started = time.perf_counter()
+    for content in itertools.islice(contents, count):
+        ended = time.perf_counter()
+        read.append(_Read(content, 1000 * (ended - started)))
+        started = ended
+    return read

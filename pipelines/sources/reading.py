@@ -28,6 +28,8 @@ def read_photo(ref: PhotoRef) -> Content:
         data = stores.read(ref.photo)
         # With an MD5, no request for the version of a remote file is needed.
         after = stores.version(ref.photo) if before and not ref.md5 else before
+        if before and not after:
+            raise FileNotFoundError("the file was deleted while it was read")
     except NoCredentialsError:
         raise
     except Exception as error:  # noqa: BLE001 - a store's client may raise anything, and must not fail other photos

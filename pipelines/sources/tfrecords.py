@@ -5,7 +5,6 @@ CRC-32C of the length, the data, and the masked CRC-32C of the data
 (https://www.tensorflow.org/tutorials/load_data/tfrecord).
 """
 
-import contextlib
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
@@ -58,10 +57,14 @@ def features(uri: str) -> list[str]:
       OSError: the store reported an error.
       BeamscribeError: tfx-bsl is not installed.
     """
-    with compression.opened(uri) as (stream, _), contextlib.suppress(*compression.DAMAGE):
-        record = next(_records(stream), None)
-        return tf_examples.features(record.data) if record and isinstance(record.data, bytes) else []
-    return []
+    with compression.opened(uri) as (stream, _):
+        try:
+            record = next(_records(stream), None)
+        except compression.DAMAGE as error:
+            if damage.is_of_store(error):
+                raise
+            return []
+    return tf_examples.features(record.data) if record and isinstance(record.data, bytes) else []
 
 
 def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
@@ -146,7 +149,7 @@ def _batches(records: Iterator[_Record]) -> Iterator[list[_Record]]:
                 yield batch
                 batch, size = [], 0
     except Exception:
-        # The records before the damage count.
+        # Whatever the damage raises, the records before it count.
         yield batch
         raise
     yield batch

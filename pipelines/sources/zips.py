@@ -1,11 +1,10 @@
 """Photos in zip archives, such as exports of Google Takeout. The `place` of a member is its index in the directory."""
 
-import contextlib
 import functools
 import zipfile
 from collections.abc import Iterator, Sequence
 
-from beamscribe.pipelines import stores
+from beamscribe.pipelines import failures, stores
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import damage
@@ -25,11 +24,12 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
             yield PhotoRef(uri, etag=stores.version(uri), failure=damage.failure(Stage.LIST, error))
             return
         for place, member in enumerate(archive.infolist()):
-            if member.is_dir():
+            # Not `is_dir`, which fails on the empty name that a damaged directory may hold.
+            if member.filename.endswith("/"):
                 continue
             if ignored := options.ignored_file(member.filename):
                 yield ignored
-            elif is_photo(member.filename, functools.partial(_head, archive, member)):
+            elif _may_be_photo(archive, member):
                 # If several members have the same name, the last one counts, as when an archive is unpacked.
                 found[member.filename] = _ref(uri, member, place)
             else:
@@ -80,7 +80,16 @@ def _etag(member: zipfile.ZipInfo) -> str:
     return f"{member.file_size}-{member.CRC:08x}"
 
 
+def _may_be_photo(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Whether to list a member as a photo; also if its bytes can't be read, so that a failed row reports it."""
+    try:
+        return is_photo(member.filename, functools.partial(_head, archive, member))
+    except Exception as error:  # `zipfile` raises nearly anything on broken bytes
+        if failures.is_own_fault(error):
+            raise
+        return True
+
+
 def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    with contextlib.suppress(Exception), archive.open(member) as file:
+    with archive.open(member) as file:
         return file.read(HEAD_BYTES)
-    return b""

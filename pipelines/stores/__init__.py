@@ -7,12 +7,13 @@ filesystems that Beam can read. This module alone chooses the store, by the sche
 import contextlib
 import glob
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, InputError
 from beamscribe.pipelines.stores.base import FileInfo, NotExclusiveError, Store
 from beamscribe.pipelines.stores.beam_files import BeamStore
 from beamscribe.pipelines.stores.gcs import GcsStore
@@ -31,6 +32,17 @@ def store_of(uri: str) -> Store:
 def is_local(uri: str) -> bool:
     """Whether a URI is a path of this machine."""
     return store_of(uri).is_local
+
+
+def absolute(uri: str) -> str:
+    """An absolute path, or a URI without a slash at its end.
+
+    Raises:
+      InputError: a URI ends after its scheme, as it does where a shell variable is not set.
+    """
+    if re.fullmatch(r"[a-z][a-z0-9+.-]*:/*", uri):
+        raise InputError(f"{uri} names no bucket; is a shell variable not set?")
+    return os.path.abspath(local_path(uri)) if is_local(uri) else uri.rstrip("/")
 
 
 def join(base: str, *parts: str) -> str:
@@ -82,14 +94,20 @@ def head(uri: str, size: int) -> bytes:
 
 
 def stat(uri: str) -> FileInfo | None:
-    """The store's information about a file; None if the file does not exist or the store reported an error."""
-    with contextlib.suppress(OSError):
-        return store_of(uri).stat(uri)
-    return None
+    """The store's information about a file; None if the file does not exist.
+
+    Raises:
+      OSError: the store reported an error.
+    """
+    return store_of(uri).stat(uri)
 
 
 def version(uri: str) -> str:
-    """The version of a file's bytes, the same as in listings; empty if unknown."""
+    """The version of a file's bytes, the same as in listings; empty if the file does not exist.
+
+    Raises:
+      OSError: the store reported an error.
+    """
     found = stat(uri)
     return found.version if found else ""
 
@@ -200,6 +218,7 @@ def _not_exclusive(path: str) -> str | None:
     except NotExclusiveError as error:
         return error.strerror
     finally:
+        # A probe that can't be deleted does no harm: its name is hidden, and no job uses it again.
         with contextlib.suppress(OSError):
             delete(path)
     return "its store created the same file twice, so two jobs could overwrite each other's files"

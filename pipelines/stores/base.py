@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO, NamedTuple
 
-from beamscribe.model.errors import one_line
+from beamscribe.model.errors import PROGRAMMING_ERRORS, one_line
 
 
 class FileInfo(NamedTuple):
@@ -160,10 +160,16 @@ class RangedStore(Store):
 
 @contextlib.contextmanager
 def as_os_errors(uri: str) -> Iterator[None]:
-    """Converts exceptions that are raised inside the context, as `as_os_error` does."""
+    """Converts exceptions that are raised inside the context, as `as_os_error` does, except programming errors.
+
+    Raises:
+      OSError: the store reported an error.
+    """
     try:
         yield
-    except Exception as error:
+    except PROGRAMMING_ERRORS:
+        raise
+    except Exception as error:  # each client has errors of its own kinds
         raise as_os_error(error, uri) from error
 
 

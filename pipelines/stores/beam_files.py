@@ -1,17 +1,23 @@
-"""Files of the other filesystems that Beam knows, such as HDFS. They can hold a job's inputs, but not its output."""
+"""Files of the other filesystems that Beam knows, such as HDFS. They can hold a job's inputs, but not its output.
+
+Beam, which takes seconds to import, is imported with the first request.
+"""
 
 import contextlib
+import functools
 import glob
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
-
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-from google.api_core.exceptions import RetryError
-from google.api_core.retry import Retry
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from beamscribe.pipelines.stores import retries
 from beamscribe.pipelines.stores.base import FileInfo, RemoteFile, Store, as_os_errors
+
+if TYPE_CHECKING:
+    from apache_beam.io.filesystems import FileSystems
+    from google.api_core.retry import Retry
+
+# Beam's name for bytes as they are: by default, it compresses and decompresses a file that is named `x.gz`.
+_UNCOMPRESSED = "uncompressed"
 
 
 def _is_transient(error: Exception) -> bool:
@@ -20,9 +26,19 @@ def _is_transient(error: Exception) -> bool:
     return isinstance(error, OSError) and not permanent
 
 
-_with_retries = Retry(
-    predicate=_is_transient, initial=0.5, multiplier=2.0, maximum=8.0, timeout=60.0, on_error=retries.count
-)
+@functools.cache
+def _with_retries() -> "Retry":
+    from google.api_core.retry import Retry
+
+    return Retry(
+        predicate=_is_transient, initial=0.5, multiplier=2.0, maximum=8.0, timeout=60.0, on_error=retries.count
+    )
+
+
+def _filesystems() -> "type[FileSystems]":
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
 
 
 class BeamStore(Store):
@@ -32,8 +48,10 @@ class BeamStore(Store):
 
     def read(self, uri: str) -> bytes:
         """See `Store.read`."""
+        from google.api_core.exceptions import RetryError
+
         try:
-            return _with_retries(self._read)(uri)
+            return _with_retries()(self._read)(uri)
         except RetryError as error:
             raise error.cause or OSError(str(error)) from error
 
@@ -45,8 +63,7 @@ class BeamStore(Store):
     def open(self, uri: str) -> Iterator[BinaryIO]:
         """See `Store.open`."""
         with as_os_errors(uri):
-            # By default, Beam would decompress a photo that is named `x.gz`.
-            remote = FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+            remote = _filesystems().open(uri, compression_type=_UNCOMPRESSED)
         with remote:
             yield cast(BinaryIO, RemoteFile(remote, uri))
 
@@ -63,7 +80,7 @@ class BeamStore(Store):
     ) -> Iterator[FileInfo]:
         """See `Store.matching`."""
         with as_os_errors(pattern):
-            for match in FileSystems.match([pattern]):
+            for match in _filesystems().match([pattern]):
                 for found in match.metadata_list:
                     version = f"{found.size_in_bytes}-{found.last_updated_in_seconds}"
                     yield FileInfo(found.path, version, found.size_in_bytes)
@@ -71,7 +88,7 @@ class BeamStore(Store):
     def exists(self, uri: str) -> bool:
         """See `Store.exists`."""
         with as_os_errors(uri):
-            return FileSystems.exists(uri)
+            return _filesystems().exists(uri)
 
     def is_folder(self, uri: str) -> bool:
         """See `Store.is_folder`."""
@@ -86,22 +103,19 @@ class BeamStore(Store):
 
     def replace(self, uri: str, data: bytes) -> None:
         """See `Store.replace`."""
-        with (
-            as_os_errors(uri),
-            FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file,
-        ):
+        with as_os_errors(uri), _filesystems().create(uri, compression_type=_UNCOMPRESSED) as file:
             file.write(data)
 
     def delete(self, uri: str) -> None:
         """See `Store.delete`."""
         with as_os_errors(uri):
             # Beam deletes all files that match a glob.
-            FileSystems.delete([glob.escape(uri)])
+            _filesystems().delete([glob.escape(uri)])
 
     def join(self, base: str, *parts: str) -> str:
         """See `Store.join`."""
-        return FileSystems.join(base, *parts)
+        return _filesystems().join(base, *parts)
 
     def folder_of(self, uri: str) -> str:
         """See `Store.folder_of`."""
-        return FileSystems.split(uri)[0]
+        return _filesystems().split(uri)[0]

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 import google_crc32c
-from apache_beam.io.filesystem import FileSystem
 
-from beamscribe.pipelines.stores import gcs_internals, retries
+from beamscribe.pipelines.stores import retries
 from beamscribe.pipelines.stores.base import FileInfo, NoCredentialsError, RangedStore, RemoteFile, as_os_errors
 
 # A request is retried for this long, with exponential backoff and jitter, if the store is busy, fails, does not respond
@@ -88,6 +87,9 @@ class GcsStore(RangedStore):
 
         Globs are those of Beam, except that `**/` also matches no folder at all, as it does in local globs.
         """
+        # Beam takes seconds to import, and only globs need it.
+        from apache_beam.io.filesystem import FileSystem
+
         matches = re.compile(re.sub(r"(?<=/)\.\*/", "(?:.*/)?", FileSystem.translate_pattern(pattern))).match
         prefix = re.split(r"[[*?]", pattern)[0]
         return (found for found in self.list_prefix(prefix, start, end) if matches(found.uri))
@@ -194,6 +196,8 @@ def _request_options(failed: Callable[[Exception], Any] = lambda _: None) -> dic
     """The timeout and the retries of a request; `failed` is called with each transient error."""
     from google.api_core.retry import Retry
 
+    from beamscribe.pipelines.stores import gcs_internals
+
     def count(error: Exception) -> None:
         retries.count()
         failed(error)
@@ -207,6 +211,8 @@ def _client() -> Any:
     import loky
     from google.auth import credentials, exceptions
     from google.cloud import storage
+
+    from beamscribe.pipelines.stores import gcs_internals
 
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         # An emulator has no accounts, and looking for credentials takes seconds.

@@ -24,8 +24,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beamscribe.jobs import cli
 from beamscribe.jobs.commands import caption
 from beamscribe.jobs.flink.cluster import INSTALLED, Cluster, flink_version
-from beamscribe.model.errors import UserError
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines.output import layout, rows
+from tests import own_pipeline
 from tests.archives import make_archive
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "flink"
@@ -202,6 +203,10 @@ def test_a_job_goes_on_without_its_launcher(cluster, tmp_path, tiny_bundle, caps
     assert len(rows_of(output)) == 800
 
 
+def test_a_pipeline_of_ones_own(cluster, tmp_path, tiny_bundle, make_photo):
+    own_pipeline.check(tmp_path, tiny_bundle, make_photo, *cluster.options(), "--parallelism=2")
+
+
 def test_what_a_user_may_get_wrong(cluster, tmp_path, capsys, make_photo):
     make_photo(tmp_path / "photos" / "1.jpg")
     job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=FlinkRunner"]
@@ -243,7 +248,7 @@ def test_processes_of_others_are_left_alone(tmp_path):
 def test_all_ports_are_looked_at(tmp_path):
     first = free_ports(3)
     complaint = f"port {first + 2} is in use; give the first of 3 free ports in a row with --port"
-    with socket.create_server(("localhost", first + 2)), pytest.raises(UserError, match=complaint):
+    with socket.create_server(("localhost", first + 2)), pytest.raises(BeamscribeError, match=complaint):
         Cluster(tmp_path / "flink", first).start(1)
     assert not (tmp_path / "flink").exists()
 

@@ -8,9 +8,10 @@ import psutil
 
 from beamscribe.jobs import cli
 from beamscribe.pipelines.output import layout
-from tests import packages, users_folder
+from tests import own_pipeline, packages, users_folder
 from tests.archives import make_archive
 from tests.engines.test_flink import rows_of, wait_until
+from tests.test_counters import check_captioning
 from tests.test_hostile import check_misbehaving_decoders
 
 BINARY = str(Path(__file__).parents[2] / ".engines" / "bin" / "prism")
@@ -51,6 +52,15 @@ def test_captions_are_those_of_the_direct_runner(tmp_path):
 
 def test_a_decoder_that_aborts_or_hangs_costs_its_photo_alone(tmp_path, tiny_bundle, make_photo):
     check_misbehaving_decoders(tmp_path, tiny_bundle, make_photo, *PRISM)
+
+
+def test_counters(tmp_path, tiny_bundle, make_photo):
+    check_captioning(tmp_path, tiny_bundle, make_photo, *PRISM)
+
+
+def test_a_pipeline_of_ones_own(tmp_path, tiny_bundle, make_photo):
+    own_pipeline.check(tmp_path, tiny_bundle, make_photo, *PRISM)
+    wait_until(lambda: not running(), 10.0)
 
 
 def test_no_module_of_the_user_is_imported(installed, tmp_path, tiny_bundle):

@@ -14,7 +14,7 @@ from apache_beam.pvalue import AsIter
 from apache_beam.typehints.decorators import no_annotations
 
 from beamscribe.pipelines import duplicates, ledger
-from beamscribe.pipelines.ledger import DoneRule
+from beamscribe.pipelines.ledger import DoneRule, Why
 from beamscribe.pipelines.listing import Listed
 from beamscribe.pipelines.output import frozen_plan
 from beamscribe.pipelines.output.frozen_plan import Unit, write_unit
@@ -58,6 +58,29 @@ class Count(NamedTuple):
         """Adds up counts."""
         several = list(counts)
         return cls(sum(count.photos for count in several), sum(count.standalone for count in several))
+
+
+class Found(NamedTuple):
+    """What a part of the listing holds: the input that it belongs to, its photos, and its ignored files by kind."""
+
+    input: str
+    photos: int
+    ignored: dict[str, int]
+
+    @classmethod
+    def of(cls, part: Listed) -> "Found":
+        """Counts a part."""
+        return cls(part.input, len(part.photos), part.ignored)
+
+    @classmethod
+    def sum(cls, parts: "Iterable[Found]") -> tuple[dict[str, int], dict[str, int]]:
+        """Adds up parts: ignored files by kind, most frequent first, and photos by input."""
+        ignored: collections.Counter[str] = collections.Counter()
+        inputs: dict[str, int] = collections.defaultdict(int)
+        for part in parts:
+            ignored.update(part.ignored)
+            inputs[part.input] += part.photos
+        return dict(ignored.most_common()), dict(sorted(inputs.items()))
 
 
 @dataclasses.dataclass
@@ -123,7 +146,7 @@ class PlanShards(beam.PTransform):
             >> beam.Map(
                 self._freeze,
                 AsIter(left | "CountParts" >> beam.Map(lambda part: (part.listed, part.outdated))),
-                AsIter(listed | "CountIgnored" >> beam.Map(lambda part: part.ignored)),
+                AsIter(listed | "CountFound" >> beam.Map(Found.of)),
             )
             | "Shards" >> beam.FlatMap(lambda plan: plan.shards).with_output_types(PlannedShard)
         )
@@ -154,9 +177,9 @@ class PlanShards(beam.PTransform):
         return photos_per_shard(count, self.shard_size, self.workers)
 
     def _freeze(
-        self, units: Sequence[Unit], counts: Iterable[tuple[int, int]], ignored: Iterable[Mapping[str, int]]
+        self, units: Sequence[Unit], counts: Iterable[tuple[int, int]], found: Iterable[Found]
     ) -> Plan:
-        return freeze(self, units, list(counts), ignored)
+        return freeze(self, units, list(counts), found)
 
 
 def not_done(photos: Iterable[PhotoRef], entries: Mapping[bytes, ledger.Entry], rule: DoneRule) -> New:
@@ -170,10 +193,9 @@ def not_done(photos: Iterable[PhotoRef], entries: Mapping[bytes, ledger.Entry], 
     listed = {ref.photo: ref for ref in photos}
     new, outdated = [], 0
     for ref in listed.values():
-        entry = entries.get(ledger.photo_digest(ref.photo))
-        if entry and entry.etag == ledger.etag_digest(ref.etag) and rule.is_done(entry):
-            outdated += bool(entry.difference and not entry.failure)
-        else:
+        why = rule.why(ledger.etag_digest(ref.etag), entries.get(ledger.photo_digest(ref.photo)))
+        outdated += why == Why.DONE_OTHERWISE
+        if not why.skips:
             new.append(ref)
     return New(tuple(new), len(listed), outdated)
 
@@ -263,7 +285,7 @@ def freeze(
     settings: PlanShards,
     units: Sequence[Unit],
     counts: Sequence[tuple[int, int]],
-    ignored: Iterable[Mapping[str, int]],
+    found: Iterable[Found],
 ) -> Plan:
     """Makes and writes the plan, unless the run already has one, and returns the plan that the run has.
 
@@ -271,7 +293,7 @@ def freeze(
       settings: describe the run.
       units: photos to caption.
       counts: number of listed and of outdated photos in each part.
-      ignored: number of ignored files by kind, for each part of the listing.
+      found: what each part of the listing holds.
 
     Raises:
       OSError: the store reported an error.
@@ -282,9 +304,7 @@ def freeze(
         return existing
     planned = sum(unit.photos for unit in units)
     listed = sum(part_listed for part_listed, _ in counts)
-    kinds: collections.Counter[str] = collections.Counter()
-    for of_kind in ignored:
-        kinds.update(of_kind)
+    ignored, inputs = Found.sum(found)
     plan = Plan(
         run=settings.run,
         listed=listed,
@@ -292,7 +312,8 @@ def freeze(
         planned=planned,
         duplicates=sum(unit.duplicates for unit in units),
         outdated=sum(part_outdated for _, part_outdated in counts),
-        ignored=dict(kinds.most_common()),
+        ignored=ignored,
+        inputs=inputs,
         shards=shards_of(units, photos_per_shard(planned, settings.shard_size, settings.workers)),
     )
     return frozen_plan.write(settings.folder, plan)

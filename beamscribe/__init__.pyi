@@ -1,0 +1,42 @@
+from .jobs.caption_function import caption
+from .model.errors import (
+    BeamscribeError,
+    InputError,
+    NoPhotos,
+    OutputInUse,
+    RunError,
+    Stopped,
+    TooManyFailures,
+)
+from .pipelines.caption_photos import CaptionPhotos
+from .pipelines.captioner import Caption, Captioner, load
+from .pipelines.control.progress import Progress
+from .pipelines.failures import Failure
+from .pipelines.output.run_documents import Report
+from .pipelines.output.tables import read, scan
+from .pipelines.photos import Alternative, CaptionRow, PhotoRef
+
+__all__ = [
+    "Alternative",
+    "BeamscribeError",
+    "Caption",
+    "CaptionPhotos",
+    "CaptionRow",
+    "Captioner",
+    "Failure",
+    "InputError",
+    "NoPhotos",
+    "OutputInUse",
+    "PhotoRef",
+    "Progress",
+    "Report",
+    "RunError",
+    "Stopped",
+    "TooManyFailures",
+    "caption",
+    "load",
+    "read",
+    "scan",
+]
+
+__version__: str

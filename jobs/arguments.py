@@ -1,0 +1,120 @@
+"""Checks the arguments of jobs: each error names the argument, what is wrong with it, and what to do."""
+
+import os
+import re
+from collections.abc import Collection, Sequence
+
+from beamscribe.model.errors import InputError, nearest, one_line
+from beamscribe.pipelines import listing, stores
+from beamscribe.pipelines.control.progress import Limit
+from beamscribe.pipelines.sources.base import ListOptions
+from beamscribe.pipelines.stores import uris
+
+Path = str | os.PathLike[str]
+
+# The argument that sets each field of `ListOptions` which an error may name.
+_ARGUMENTS = {
+    "format": "input_format",
+    "uri_column": "uri_column",
+    "image_column": "image_column",
+    "name_column": "name_column",
+}
+
+
+def inputs(given: Path | Sequence[Path], options: ListOptions) -> tuple[str, ...]:
+    """The inputs' absolute paths or URIs.
+
+    Raises:
+      InputError: an input is not there, or its format can't be told.
+    """
+    several = [given] if isinstance(given, str | os.PathLike) else list(given)
+    texts = [_text("inputs", path) for path in several]
+    if not texts or "" in texts:
+        raise InputError("`inputs`: it is empty; give a folder, a glob, a photo, a list or an archive")
+    found = tuple(_absolute_input(uri) for uri in texts)
+    for uri in found:
+        try:
+            listing.check(uri, options)
+        except InputError as error:
+            remedy = f" with `{_ARGUMENTS[error.field]}`" if error.field else ""
+            raise InputError(f"`inputs`: {error}{remedy}") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"`inputs`: can't read {uri}: {one_line(error)}") from None
+    return found
+
+
+def output(given: Path) -> str:
+    """The absolute path or URI of an output folder, which need not be there.
+
+    Raises:
+      InputError: there is a file in its place, or no store that it can be in.
+    """
+    uri = _text("output", given)
+    if not uri:
+        raise InputError("`output`: it is empty; give a folder")
+    try:
+        folder = stores.absolute(uri)
+        # Where Beam lacks a filesystem for the scheme, its error says which.
+        stores.join(folder, "runs").encode()
+    except InputError as error:
+        raise InputError(f"`output`: {error}") from None
+    except UnicodeError:
+        raise InputError(f"`output`: the name of {uri!r} is not UTF-8; choose another folder") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"`output`: can't write to {uri}: {one_line(error)}") from None
+    if stores.is_local(folder) and os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"`output`: {folder} is a file; give a folder")
+    return folder
+
+
+def choice(name: str, value: str | None, choices: Collection[str]) -> str | None:
+    """One of several texts, or None.
+
+    Raises:
+      InputError: it is something else.
+    """
+    if value is not None and value not in choices:
+        raise InputError(f"`{name}` {value}: must be one of {', '.join(choices)}{nearest(str(value), choices)}")
+    return value
+
+
+def texts(name: str, values: Collection[str]) -> tuple[str, ...]:
+    """Several texts, where a single one may be given by itself.
+
+    Raises:
+      InputError: one of them is no text.
+    """
+    several = (values,) if isinstance(values, str) else tuple(values)
+    if wrong := [value for value in several if not isinstance(value, str)]:
+        raise InputError(f"`{name}` {wrong[0]!r}: must be a text, or a list of texts")
+    return several
+
+
+def limit_of_failures(value: int | str | None) -> Limit | None:
+    """How many photos may fail: a number, or a share of the photos to caption, such as `5%`; None for any number.
+
+    Raises:
+      InputError: it is something else.
+    """
+    if value is None:
+        return None
+    text = str(value)
+    if re.fullmatch(r"\d+", text):
+        return Limit(photos=int(text))
+    if re.fullmatch(r"\d+(\.\d+)?%", text) and float(text[:-1]) <= 100:
+        return Limit(share=float(text[:-1]) / 100)
+    raise InputError(f"`max_failures` {value}: must be a number of photos, or a percentage from 0% to 100%, such as 5%")
+
+
+def _text(name: str, path: Path) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"`{name}` {path!r}: must be a path or a URI")
+    return os.fsdecode(os.fspath(path))
+
+
+def _absolute_input(uri: str) -> str:
+    # A path that is not UTF-8 can be passed on as a URI.
+    try:
+        return uris.local_uri(stores.absolute(uri)) if stores.is_local(uri) else stores.absolute(uri)
+    except InputError as error:
+        raise InputError(f"`inputs`: {error}") from None
