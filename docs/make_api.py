@@ -34,8 +34,7 @@ def page() -> str:
     parts = [INTRODUCTION]
     for title, names in GROUPS.items():
         parts.append(f"## {title}\n")
-        for name in names:
-            parts.append(_entry(name, getattr(beamscribe, name), "###"))
+        parts += [_entry(name, getattr(beamscribe, name), "###") for name in names]
     return "\n".join(parts)
 
 

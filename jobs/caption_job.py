@@ -17,12 +17,16 @@ from beamscribe.pipelines import stores
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import history, lease, stopping, verdict
+from beamscribe.pipelines.control.lease import Heartbeat
 from beamscribe.pipelines.control.progress import Follower, Limit, Progress
 from beamscribe.pipelines.output import frozen_plan, layout, report
 from beamscribe.pipelines.output.run_documents import Config, Report, StopCause
 from beamscribe.pipelines.stores import retries
 
 _LOGGER = logging.getLogger(__name__)
+
+# Seconds between two attempts to ask the workers to stop.
+_RETRY_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +63,12 @@ def run(
       NoPhotos, TooManyFailures, Stopped, RunError: see `control.verdict`; an error of the pipeline is a `RunError`.
       BeamscribeError: the output can't be written to.
     """
-    with _writable(job), _held(job):
+    with _writable(job), _held(job) as heartbeat:
         if stop and stop.is_set():
             raise Stopped("stopped before any photo was captioned; run it again to go on")
         _announce(job)
         _run_pipeline(job, progress, stop)
-        return _account(job)
+        return _account(job, heartbeat)
 
 
 @contextlib.contextmanager
@@ -76,22 +80,34 @@ def _writable(job: CaptionJob) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(job: CaptionJob) -> Iterator[None]:
+def _held(job: CaptionJob) -> Iterator[Heartbeat]:
     """Holds the lease of the output. Where an exception interrupts the launcher, workers take no more shards."""
-    folder = job.options.folder
-    with lease.hold(
-        job.options.output,
-        f"run {job.options.run}",
-        lambda why: stopping.stop(folder, why, StopCause.TAKEN_OVER),
-        job.remote,
-        remote_jobs.is_running,
-    ):
+    folder, ended = job.options.folder, threading.Event()
+
+    def lost(why: str) -> None:
+        # Where the store is gone for a while, this request can't be written either.
+        while not _is_stopped(folder, why, StopCause.TAKEN_OVER) and not ended.wait(_RETRY_SECONDS):
+            pass
+
+    purpose = f"run {job.options.run}"
+    with lease.hold(job.options.output, purpose, lost, job.remote, remote_jobs.is_running) as heartbeat:
         try:
-            yield
+            yield heartbeat
         except KeyboardInterrupt:
-            with contextlib.suppress(OSError):
-                stopping.stop(folder, "its launcher was interrupted")
+            _is_stopped(folder, "its launcher was interrupted", StopCause.ASKED)
             raise
+        finally:
+            ended.set()
+
+
+def _is_stopped(folder: str, why: str, cause: StopCause) -> bool:
+    """Asks a run to stop; returns whether the request could be written, and logs why not."""
+    try:
+        stopping.stop(folder, why, cause)
+    except OSError as error:
+        _LOGGER.warning("can't ask the workers to stop: %s", one_line(error))
+        return False
+    return True
 
 
 def _announce(job: CaptionJob) -> None:
@@ -124,14 +140,15 @@ def _write_traceback(options: CaptionOptions) -> str:
     return f" (details: {path})"
 
 
-def _account(job: CaptionJob) -> Report:
+def _account(job: CaptionJob, heartbeat: Heartbeat) -> Report:
     """Writes and returns the report of a job that has ended; raises where the run has not succeeded."""
     options = job.options
     if not stores.exists(frozen_plan.path_of(options.folder)):
         raise RunError("the job has ended without listing anything; the runner's own log says why")
     finished = datetime.datetime.now(datetime.UTC)
     result = report.collect(options.output, options.run, finished, retries.take())
-    error = verdict.error_of(result, stopping.request(options.folder), job.max_failures, job.config.allow_empty)
+    request = stopping.request(options.folder)
+    error = verdict.error_of(result, request, job.max_failures, job.config.allow_empty, heartbeat.problem)
     report.write(result, options.output, success=error is None)
     if error:
         raise error

@@ -176,9 +176,7 @@ class PlanShards(beam.PTransform):
     def _size(self, count: int) -> int:
         return photos_per_shard(count, self.shard_size, self.workers)
 
-    def _freeze(
-        self, units: Sequence[Unit], counts: Iterable[tuple[int, int]], found: Iterable[Found]
-    ) -> Plan:
+    def _freeze(self, units: Sequence[Unit], counts: Iterable[tuple[int, int]], found: Iterable[Found]) -> Plan:
         return freeze(self, units, list(counts), found)
 
 

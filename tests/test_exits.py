@@ -1,5 +1,6 @@
 """Each exit status of docs/exits.md is brought about by the command, and its error by `beamscribe.caption`."""
 
+import errno
 import logging
 import re
 import threading
@@ -12,6 +13,7 @@ import beamscribe
 from beamscribe.jobs import cli, exits
 from beamscribe.model import errors
 from beamscribe.model.captioners.exported_model import CaptionModel
+from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import lease
 from beamscribe.pipelines.failures import ErrorCode
 from beamscribe.pipelines.output import layout
@@ -108,6 +110,23 @@ def test_1_a_fault_of_our_own(by_command, by_function, faulty, tmp_path, caplog,
     with pytest.raises(beamscribe.RunError, match="TypeError: an own fault") as error:
         by_function()
     assert error.value.report.failed == len(failed)
+
+
+def test_1_a_heartbeat_that_can_not_be_written(by_function, tmp_path, monkeypatch):
+    replace = stores.replace
+
+    def fail(uri, data):
+        if uri.endswith(".beat"):
+            raise OSError(errno.EACCES, "Permission denied")
+        replace(uri, data)
+
+    monkeypatch.setattr(stores, "replace", fail)
+    with pytest.raises(
+        beamscribe.RunError, match="heartbeat of the lease can't be written: Permission denied"
+    ) as error:
+        by_function()
+    # What it could do is done.
+    assert error.value.report.captioned == 24 and not succeeded(tmp_path)
 
 
 def test_1_a_pipeline_that_fails(by_function, tmp_path, monkeypatch):

@@ -31,4 +31,4 @@ def test_the_tour(working_folder):
     assert pipeline == ""
     (written,) = working_folder.glob("captions-*.tsv")
     rows = dict(line.split("\t") for line in written.read_text().splitlines())
-    assert rows[f"{working_folder}/samples/astronaut.jpg"].startswith("a man in a red shirt")
+    assert rows["samples/astronaut.jpg"].startswith("a man in a red shirt")

@@ -46,7 +46,7 @@ def _print(found: "Preview") -> None:
     to_caption = found.listed - found.skipped
     print(f"listed {found.listed:,} = to skip {found.skipped:,} + to caption {to_caption:,}")
     for title, skips in (("to skip", True), ("to caption", False)):
-        for why, count in found.whys.items():
+        for why, count in sorted(found.whys.items(), key=lambda item: -item[1]):
             if why.skips == skips:
                 print(f"  {title}: {count:,} {why}")
     for uri, count in found.inputs.items():

@@ -28,13 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> Any:
 
     path = bundle.DEFAULT / bundle.DESCRIPTION
     settings = bundle.Description.from_json(path.read_bytes(), str(path)).settings
-    group = parser.add_argument_group("how to caption")
+    group = parser.add_argument_group(
+        "how to caption", "The defaults are those of the bundle in the package; another bundle has its own."
+    )
     group.add_argument(
         "--bundle", metavar="DIR", help="folder of a model bundle, local or gs:// (the bundle in the package)"
     )
     for name, (kind, text) in _SEARCH.items():
-        default = getattr(settings, name)
-        _add(group, name, kind, f"{text} ({default:g} with the bundle in the package; another bundle has its own)")
+        _add(group, name, kind, f"{text} ({getattr(settings, name):g})")
     return group
 
 

@@ -115,8 +115,9 @@ def submit(job: beam.PTransform, options: PipelineOptions, is_running: Callable[
     """
     with _safe_path(options), _job_server_ends_too(options):
         result = _started(job, options)
-        # Flink's job server, which ends with this process, passes the job on to the cluster in its own time.
-        while not is_running():
+        # Dataflow has the job by now. Flink's job server, which ends with this process, passes it on in its own time.
+        runner: Any = options.view_as(StandardOptions).runner
+        while runner != "DataflowRunner" and not is_running():
             if PipelineState.is_terminal(result.state):
                 result.wait_until_finish()
                 return

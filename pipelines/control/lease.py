@@ -95,7 +95,7 @@ def hold(
     lost: Callable[[str], None] = lambda _: None,
     job: dict[str, str] | None = None,
     is_running: IsRunning = lambda _: False,
-) -> Iterator[None]:
+) -> Iterator["Heartbeat"]:
     """Holds the lease of an output folder.
 
     Args:
@@ -105,6 +105,9 @@ def hold(
         dead, or may take it because no heartbeat could be written for `DEAD_SECONDS`. What it raises is logged.
       job: the job that this process starts on a runner that continues without it; the lease then outlives the process.
       is_running: asks a runner whether a job is still running.
+
+    Yields:
+      What is known of the heartbeats of this job.
 
     Raises:
       OutputInUse: another job holds the lease, or may hold it.
@@ -116,10 +119,11 @@ def hold(
     folder = layout.leases_folder(output)
     number = _acquire(folder, Holder.myself(purpose, job), is_running)
     ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(folder, number, ended, lost), name="lease", daemon=True)
+    heartbeat = Heartbeat()
+    beating = threading.Thread(target=_beat, args=(folder, number, ended, lost, heartbeat), name="lease", daemon=True)
     beating.start()
     try:
-        yield
+        yield heartbeat
     finally:
         ended.set()
         beating.join()
@@ -225,7 +229,34 @@ def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> b
     return running
 
 
-def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str], None]) -> None:
+class Heartbeat:
+    """The heartbeats of a job, as far as they could be written."""
+
+    def __init__(self) -> None:
+        self._written: float | None = None
+        self._began = time.monotonic()
+        self.failure: Exception | None = None
+
+    def note(self, failure: Exception | None = None) -> None:
+        """Notes that a heartbeat was written, or why it was not."""
+        self.failure = failure
+        if failure is None:
+            self._written = time.monotonic()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether another job may take the lease, since none has been written for long."""
+        return time.monotonic() - (self._written or self._began) >= DEAD_SECONDS
+
+    @property
+    def problem(self) -> str | None:
+        """Why heartbeats can't be written; None where they can, or may soon be again."""
+        if self.failure is None or not (self._written is None or self.is_late):
+            return None
+        return one_line(self.failure)
+
+
+def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str], None], heartbeat: Heartbeat) -> None:
     """Writes heartbeats until the lease has ended or is lost.
 
     Args:
@@ -233,27 +264,25 @@ def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str]
       number: number of the lease.
       ended: set when the lease ends.
       lost: called with a reason, once, if another job has taken the lease or may take it.
+      heartbeat: notes how the heartbeats went.
     """
     count = 0
-    written = time.monotonic()
-    failing = False
     while not ended.wait(BEAT_SECONDS if count else 0.0):
         count += 1
         try:
             stores.replace(layout.lease_file(folder, number, "beat"), str(count).encode())
-            written = time.monotonic()
             latest = _latest(folder)
         except Exception as error:  # noqa: BLE001 - whatever has failed, the next heartbeat may work
-            if not failing:
+            if heartbeat.failure is None:
                 _log_failure(folder, error)
-            failing = True
-            if time.monotonic() - written >= DEAD_SECONDS:
+            heartbeat.note(error)
+            if heartbeat.is_late:
                 _tell(lost, f"its heartbeat can't be written: {one_line(error)}")
                 return
             continue
-        if failing:
+        if heartbeat.failure:
             _LOGGER.info("the heartbeat of the lease in %s works again", folder)
-        failing = False
+        heartbeat.note()
         if latest > number:
             _tell(lost, f"{_taker(folder, latest)} took over, because this job seemed dead")
             return

@@ -21,7 +21,11 @@ def own_fault(photos: int, example: str, message: str) -> str:
 
 
 def error_of(
-    report: Report, request: StopRequest | None, max_failures: Limit | None = None, allow_empty: bool = False
+    report: Report,
+    request: StopRequest | None,
+    max_failures: Limit | None = None,
+    allow_empty: bool = False,
+    heartbeat: str | None = None,
 ) -> BeamscribeError | None:
     """The error that a run ends with, the worst if there are several; None for a run that has succeeded.
 
@@ -30,10 +34,14 @@ def error_of(
       request: the request that asked the run to stop; None if there was none.
       max_failures: how many photos may fail; None for any number.
       allow_empty: whether an input may hold no photos.
+      heartbeat: why the job's heartbeats can't be written; None where they can.
     """
     if faults := report.failures.get(ErrorCode.INTERNAL_ERROR, 0):
         example = next(example for example in report.examples if example.error == ErrorCode.INTERNAL_ERROR)
         return RunError(own_fault(faults, example.photo, example.message), report)
+    if heartbeat:
+        risk = "another job could have taken the output over"
+        return RunError(f"the heartbeat of the lease can't be written: {heartbeat}; {risk}", report)
     planned = report.listed - report.skipped
     if max_failures and (reason := max_failures.exceeded(report.failed, planned)):
         page = layout.run_file(report.output, report.run, layout.PAGE)

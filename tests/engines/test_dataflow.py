@@ -242,9 +242,22 @@ def test_a_template_is_written_and_nothing_else(bucket, service, capsys):
     assert with_gpu == {"Unattended/CaptionArchive/CaptionShards/BeamML_RunInference"}
 
 
+def test_a_detached_job_is_left_running(bucket, service, capsys):
+    service.begin = service.state = "JOB_STATE_RUNNING"
+    assert caption(bucket, service, "--detach") == 0
+    assert re.search(r"^running:  beamscribe-\S+; `beamscribe stop` asks", capsys.readouterr().out, re.MULTILINE)
+    assert len(service.jobs) == 1
+    assert {"Unattended/WriteConfig", "Unattended/WriteReport"} <= {*by_name(staged(bucket))}
+    # It holds the output until Dataflow says that it has ended.
+    assert caption(bucket, service) == 4
+    service.state = "JOB_STATE_DONE"
+    assert caption(bucket, service, "--detach") == 0
+    assert caption(bucket, service, "--detach", "--max-failures", "1") == 2
+
+
 def test_no_template_is_begun_where_another_job_writes(bucket, service, capsys):
     with lease.hold(f"{bucket}/out", "run 1"):
-        assert caption(bucket, service, "--template_location", f"{bucket}/template") == 1
+        assert caption(bucket, service, "--template_location", f"{bucket}/template") == 4
     assert f"{bucket}/out is in use: run 1 " in capsys.readouterr().err
     assert not stores.exists(f"{bucket}/template")
 

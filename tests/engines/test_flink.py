@@ -6,6 +6,7 @@ import contextlib
 import copy
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -192,15 +193,65 @@ def test_a_job_goes_on_without_its_launcher(cluster, tmp_path, tiny_bundle, caps
     _, alive = psutil.wait_procs(programs, 10)
     assert not alive
     again = arguments(photos, output, tiny_bundle, 8)
-    assert cli.main(again) == 1
+    assert cli.main(again) == 4
     assert re.search(
         r"in use: run \S+ \(process \d+ on \S+; job beamscribe-\S+ on FlinkRunner\)", capsys.readouterr().err
     )
-    running = ("RUNNING", "RESTARTING", "CREATED", "INITIALIZING")
-    wait_until(lambda: not any(job["state"] in running for job in cluster.get("jobs/overview")["jobs"]))
+    wait_until(lambda: has_ended(cluster))
     assert cli.main(again) == 0
     assert "listed 800 = skipped 800" in capsys.readouterr().out
     assert len(rows_of(output)) == 800
+
+
+def has_ended(cluster: Cluster) -> bool:
+    """Whether the cluster runs no job."""
+    running = ("RUNNING", "RESTARTING", "CREATED", "INITIALIZING")
+    return not any(job["state"] in running for job in cluster.get("jobs/overview")["jobs"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_launcher_that_is_stopped_asks_its_job_to_end(cluster, tmp_path, tiny_bundle, number):
+    photos = make_archive(tmp_path / "photos", 800)
+    output, log = tmp_path / "out", tmp_path / "log"
+    job = start(cluster, arguments(photos, output, tiny_bundle, 8), log)
+    wait_until(lambda: committed_shards(output))
+    job.send_signal(number)
+    assert job.wait(30) == -number
+    line = (
+        f"beamscribe caption: stopped by {number.name}; committed captions stay, run the same command again to go on\n"
+    )
+    assert log.read_text() == line
+    wait_until(lambda: has_ended(cluster))
+    assert 0 < len(rows_of(output)) < 800
+
+
+def test_a_detached_job_writes_its_own_report(cluster, tmp_path, tiny_bundle, capsys):
+    photos = make_archive(tmp_path / "photos", 200)
+    output, log = tmp_path / "out", tmp_path / "log"
+    job = start(cluster, [*arguments(photos, output, tiny_bundle, 8), "--detach"], log)
+    assert job.wait(200) == 0, log.read_text()
+    assert "running:  beamscribe-" in log.read_text() and not list(output.glob("runs/*/report.json"))
+    assert cli.main(arguments(photos, output, tiny_bundle, 8)) == 4
+    wait_until(lambda: has_ended(cluster))
+    (run,) = (output / "runs").iterdir()
+    assert (run / "_SUCCESS").exists() and (run / "config.json").exists()
+    assert len(rows_of(output)) == 200
+    assert cli.main(arguments(photos, output, tiny_bundle, 8)) == 0
+    assert "listed 200 = skipped 200" in capsys.readouterr().out
+
+
+def test_a_detached_job_is_stopped(cluster, tmp_path, tiny_bundle, capsys):
+    photos = make_archive(tmp_path / "photos", 800)
+    output, log = tmp_path / "out", tmp_path / "log"
+    job = start(cluster, [*arguments(photos, output, tiny_bundle, 8), "--detach"], log)
+    assert job.wait(200) == 0, log.read_text()
+    wait_until(lambda: committed_shards(output))
+    assert cli.main(["stop", str(output)]) == 0
+    assert "takes no more shards" in capsys.readouterr().out
+    wait_until(lambda: has_ended(cluster))
+    (run,) = (output / "runs").iterdir()
+    assert (run / "report.json").exists() and not (run / "_SUCCESS").exists()
+    assert 0 < len(rows_of(output)) < 800
 
 
 def test_a_pipeline_of_ones_own(cluster, tmp_path, tiny_bundle, make_photo):
@@ -210,7 +261,7 @@ def test_a_pipeline_of_ones_own(cluster, tmp_path, tiny_bundle, make_photo):
 def test_what_a_user_may_get_wrong(cluster, tmp_path, capsys, make_photo):
     make_photo(tmp_path / "photos" / "1.jpg")
     job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=FlinkRunner"]
-    assert cli.main([*job, "--flink_master=localhost:1"]) == 1
+    assert cli.main([*job, "--flink_master=localhost:1"]) == 2
     assert "--flink_master: no Flink job manager answers at http://localhost:1: " in capsys.readouterr().err
     command = [sys.executable, "-m", "beamscribe.jobs.flink.cluster", "start", "--folder", str(cluster.folder)]
     second = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -77,7 +77,7 @@ def test_no_module_of_the_user_is_imported(installed, tmp_path, tiny_bundle):
 def test_what_a_user_may_get_wrong(tmp_path, capsys, make_photo):
     make_photo(tmp_path / "photos" / "1.jpg")
     job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=PrismRunner"]
-    assert cli.main([*job, f"--prism_location={tmp_path / 'none'}"]) == 1
+    assert cli.main([*job, f"--prism_location={tmp_path / 'none'}"]) == 2
     assert capsys.readouterr().err == (
         f"beamscribe caption: --prism_location: there is no file {tmp_path / 'none'}; build it with `make prism`\n"
     )
