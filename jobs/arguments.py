@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Collection, Sequence
 
-from beamscribe.model.errors import InputError, nearest, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_line
 from beamscribe.pipelines import listing, stores
 from beamscribe.pipelines.control.progress import Limit
 from beamscribe.pipelines.sources.base import ListOptions
@@ -26,6 +26,7 @@ def inputs(given: Path | Sequence[Path], options: ListOptions) -> tuple[str, ...
 
     Raises:
       InputError: an input is not there, or its format can't be told.
+      BeamscribeError: the store of an input reported an error.
     """
     several = [given] if isinstance(given, str | os.PathLike) else list(given)
     texts = [_text("inputs", path) for path in several]
@@ -38,8 +39,11 @@ def inputs(given: Path | Sequence[Path], options: ListOptions) -> tuple[str, ...
         except InputError as error:
             remedy = f" with `{_ARGUMENTS[error.field]}`" if error.field else ""
             raise InputError(f"`inputs`: {error}{remedy}") from None
-        except (OSError, ValueError) as error:
+        except ValueError as error:
+            # Beam has no filesystem for the scheme.
             raise InputError(f"`inputs`: can't read {uri}: {one_line(error)}") from None
+        except OSError as error:
+            raise BeamscribeError(f"`inputs`: can't read {uri}: {one_line(error)}") from error
     return found
 
 
@@ -48,6 +52,7 @@ def output(given: Path) -> str:
 
     Raises:
       InputError: there is a file in its place, or no store that it can be in.
+      BeamscribeError: its store reported an error.
     """
     uri = _text("output", given)
     if not uri:
@@ -60,8 +65,10 @@ def output(given: Path) -> str:
         raise InputError(f"`output`: {error}") from None
     except UnicodeError:
         raise InputError(f"`output`: the name of {uri!r} is not UTF-8; choose another folder") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"`output`: can't write to {uri}: {one_line(error)}") from None
+    except OSError as error:
+        raise BeamscribeError(f"`output`: can't write to {uri}: {one_line(error)}") from error
     if stores.is_local(folder) and os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f"`output`: {folder} is a file; give a folder")
     return folder

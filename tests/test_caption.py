@@ -405,7 +405,7 @@ def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys)
         (["--alternatives", "2"], "raise --beam-width"),
         (["--beam-widht", "3"], "unknown option --beam-widht"),
         (["--runner", "NoRunner"], "NoRunner"),
-        (["-limit=5"], "unknown option -limit=5"),
+        (["-limit=5"], "unknown option -limit"),
         (["--output", "gs://"], "gs:// names no bucket"),
         (["--input", "gs:///"], "gs:/// names no bucket"),
     ],

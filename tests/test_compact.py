@@ -252,7 +252,7 @@ def test_folders_without_captions(tmp_path, capsys):
         assert cli.main(["compact", str(tmp_path / folder)]) == 2
         message = capsys.readouterr().err
         assert problem in message and message.count("\n") == 1
-    assert cli.main(["compact", "nope://x/y"]) == 1
+    assert cli.main(["compact", "nope://x/y"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -151,7 +151,7 @@ def test_a_glob_finds_photos_and_containers_in_one_pass(bucket, requests, faults
     requests.clear()
     pattern = f"{bucket}/photos/**"
     listing.check(pattern, ListOptions())
-    assert list(listing.sources([pattern], ListOptions())) == [Source(pattern, "glob")]
+    assert list(listing.sources([pattern], ListOptions())) == [Source(pattern, "glob", input=pattern)]
     # To see whether the pattern is a name, twice, and whether anything matches.
     assert len(requests) == 3 and not [path for _, path in requests if "alt=media" in path]
     expected = [f"{bucket}/photos/{name}" for name in ("1.jpg", "2.zip#a.jpg", "3.jpg", "6.zip.jpg", "7.tar")]
@@ -179,7 +179,7 @@ def test_a_glob_is_looked_at_up_to_its_first_match(monkeypatch):
     monkeypatch.setattr(gcs.GcsStore, "first", lambda *_: None)
     monkeypatch.setattr(gcs.GcsStore, "list_prefix", lambda *_: (FileInfo(uri, "1", 1) for uri in pages()))
     listing.check("gs://b/p/*.jpg", ListOptions())
-    assert list(listing.sources(["gs://b/p/*.jpg"], ListOptions())) == [Source("gs://b/p/*.jpg", "glob")]
+    assert list(listing.sources(["gs://b/p/*.jpg"], ListOptions())) == [Source("gs://b/p/*.jpg", "glob", input="gs://b/p/*.jpg")]
 
 
 def test_a_page_without_objects_is_not_the_last(bucket, monkeypatch):

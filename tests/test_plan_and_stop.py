@@ -62,22 +62,18 @@ def test_a_plan_says_what_a_run_then_does(planned, photos, tmp_path, tiny_bundle
     assert (report.listed, report.skipped, report.captioned + report.failed) == (13, 10, 3)
 
 
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [
-        (["--recaption", "all"], {"  to caption: 10 captioned, to be captioned again"}),
-        (["--recaption", "failed"], {"  to caption: 1 failed for good, to be tried again", "  to skip: 10 captioned"}),
-        (
-            ["--max-length", "2"],
-            {"  to skip: 10 captioned by another model or with other settings, which is left as it is"},
-        ),
-        (["--max-length", "2", "--recaption", "settings"], {"  to caption: 10 captioned with other settings"}),
-        (["--limit", "4"], {"listed 4 = to skip 4 + to caption 0"}),
-    ],
-)
-def test_the_reasons(planned, photos, tmp_path, tiny_bundle, more, expected):
+def test_the_reasons(planned, photos, tmp_path, tiny_bundle):
     beamscribe.caption(photos, tmp_path / "out", bundle=tiny_bundle)
-    assert expected <= set(planned(*more))
+    other = "  to skip: 10 captioned by another model or with other settings, which is left as it is"
+    for more, expected in (
+        (["--recaption", "all"], "  to caption: 10 captioned, to be captioned again"),
+        (["--recaption", "failed"], "  to caption: 1 failed for good, to be tried again"),
+        (["--recaption", "failed"], "  to skip: 10 captioned"),
+        (["--max-length", "2"], other),
+        (["--max-length", "2", "--recaption", "settings"], "  to caption: 10 captioned with other settings"),
+        (["--limit", "4"], "listed 4 = to skip 4 + to caption 0"),
+    ):
+        assert expected in planned(*more)
 
 
 def test_the_runner_need_not_be_there(planned):

@@ -163,11 +163,11 @@ def test_a_damaged_file_is_a_line(commit, tmp_path, capsys, part):
 
 
 def test_folders_that_hold_no_captions(tmp_path, capsys):
-    assert cli.main(["show", str(tmp_path)]) == 1
+    assert cli.main(["show", str(tmp_path)]) == 2
     assert "holds no captions" in capsys.readouterr().err
-    assert cli.main(["show", str(tmp_path / "none")]) == 1
+    assert cli.main(["show", str(tmp_path / "none")]) == 2
     assert "no folder" in capsys.readouterr().err
-    assert cli.main(["show", str(tmp_path), "--limit", "-1"]) == 1
+    assert cli.main(["show", str(tmp_path), "--limit", "-1"]) == 2
     assert "--limit -1" in capsys.readouterr().err
 
 

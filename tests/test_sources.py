@@ -97,7 +97,7 @@ def test_a_glob_lists_photos_and_what_is_in_archives(tmp_path):
     refs, ignored = listed(tmp_path / "*")
     assert len(refs) == 7 and ignored.count(".json") == ignored.count(".parquet") == 1
     (only,) = listing.sources([str(tmp_path / "*.tar")], ListOptions())
-    assert only == base.Source(str(tmp_path / "*.tar"), "glob")
+    assert only == base.Source(str(tmp_path / "*.tar"), "glob", input=str(tmp_path / "*.tar"))
     assert len(listed(tmp_path / "*.tar")[0]) == 3
 
 
@@ -247,7 +247,7 @@ def test_odd_entries_of_lists(tmp_path):
 def test_the_command_names_the_option_that_helps(name, data, option, tmp_path, tiny_bundle, capsys):
     (tmp_path / name).write_bytes(data)
     given = ["--input", str(tmp_path / name), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
-    assert cli.main(["caption", *given]) == 1
+    assert cli.main(["caption", *given]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("beamscribe caption: --input: ") and line.endswith(f" with {option}"), line
 

@@ -60,7 +60,7 @@ def test_what_needs_it_says_so_in_one_line(records, on_arm, tmp_path, make_photo
     prepare = ["prepare", "--recipe", "transformer"]
     prepare += [part for name in ("images", "captions", "split", "output") for part in (f"--{name}", "x")]
     for command, purpose, instead in (
-        ([*caption, str(tmp_path / "photos"), "--export", "tfrecord"], "--export tfrecord", "use --export jsonl, or "),
+        ([*caption, str(tmp_path / "photos"), "--export", "tfrecord"], "--export tfrecord", "choose jsonl, or "),
         ([*caption, str(records)], "a TFRecord file", "use another format, or "),
         (prepare, "training data", "use "),
     ):
