@@ -164,8 +164,8 @@ def test_a_glob_finds_photos_and_containers_in_one_pass(bucket, requests, faults
     assert sorted(ref.photo for part in parts for ref in part.photos) == expected
     assert sum(part.ignored.get(".txt", 0) for part in parts) == 2
     assert {source for part in parts for source in part.containers} == {
-        Source(f"{bucket}/photos/2.zip", "zip"),
-        Source(f"{bucket}/photos/7.tar", "tar"),
+        Source(f"{bucket}/photos/2.zip", "zip", input=pattern),
+        Source(f"{bucket}/photos/7.tar", "tar", input=pattern),
     }
     with pytest.raises(BeamscribeError, match="nothing matches"):
         listing.check(f"{bucket}/photos/*.gif", ListOptions())
