@@ -11,7 +11,7 @@ from .model.errors import (
 from .pipelines.caption_photos import CaptionPhotos
 from .pipelines.captioner import Caption, Captioner, load
 from .pipelines.control.progress import Progress
-from .pipelines.failures import Failure
+from .pipelines.failures import ErrorCode, Failure, Stage
 from .pipelines.output.run_documents import Report
 from .pipelines.output.tables import read, scan
 from .pipelines.photos import Alternative, CaptionRow, PhotoRef
@@ -23,6 +23,7 @@ __all__ = [
     "CaptionPhotos",
     "CaptionRow",
     "Captioner",
+    "ErrorCode",
     "Failure",
     "InputError",
     "NoPhotos",
@@ -31,6 +32,7 @@ __all__ = [
     "Progress",
     "Report",
     "RunError",
+    "Stage",
     "Stopped",
     "TooManyFailures",
     "caption",

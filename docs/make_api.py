@@ -19,7 +19,7 @@ docs` writes this page from the docstrings.
 GROUPS = {
     "Functions": ("caption", "read", "scan", "load"),
     "In a pipeline": ("CaptionPhotos", "CaptionRow", "PhotoRef"),
-    "What comes back": ("Captioner", "Caption", "Alternative", "Failure", "Report", "Progress"),
+    "What comes back": ("Captioner", "Caption", "Alternative", "Failure", "Stage", "ErrorCode", "Report", "Progress"),
     "Errors": (
         *("BeamscribeError", "InputError", "OutputInUse"),
         *("RunError", "NoPhotos", "TooManyFailures", "Stopped"),
@@ -43,7 +43,9 @@ def _entry(name: str, value: Any, level: str) -> str:
     if signature := _signature(name, value):
         text.append(f"```python\n{signature}\n```\n")
     text.append(_body(inspect.getdoc(value) or ""))
-    for method, function in vars(value).items() if inspect.isclass(value) and name == "Captioner" else ():
+    for method, function in (
+        vars(value).items() if inspect.isclass(value) and name in ("Captioner", "CaptionRow") else ()
+    ):
         if inspect.isfunction(function) and not method.startswith("_"):
             text.append(_entry(f"{name}.{method}", function, f"{level}#"))
     return "\n".join(text)

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_line
 from beamscribe.pipelines import listing, stores
@@ -28,7 +29,7 @@ def inputs(given: Path | Sequence[Path], options: ListOptions) -> tuple[str, ...
       InputError: an input is not there, or its format can't be told.
       BeamscribeError: the store of an input reported an error.
     """
-    several = [given] if isinstance(given, str | os.PathLike) else list(given)
+    several = [given] if isinstance(given, str | os.PathLike) else _listed("inputs", given)
     texts = [_text("inputs", path) for path in several]
     if not texts or "" in texts:
         raise InputError("`inputs`: it is empty; give a folder, a glob, a photo, a list or an archive")
@@ -91,7 +92,7 @@ def texts(name: str, values: Collection[str]) -> tuple[str, ...]:
     Raises:
       InputError: one of them is no text.
     """
-    several = (values,) if isinstance(values, str) else tuple(values)
+    several = (values,) if isinstance(values, str) else tuple(_listed(name, values))
     if wrong := [value for value in several if not isinstance(value, str)]:
         raise InputError(f"`{name}` {wrong[0]!r}: must be a text, or a list of texts")
     return several
@@ -111,6 +112,32 @@ def limit_of_failures(value: int | str | None) -> Limit | None:
     if re.fullmatch(r"\d+(\.\d+)?%", text) and float(text[:-1]) <= 100:
         return Limit(share=float(text[:-1]) / 100)
     raise InputError(f"`max_failures` {value}: must be a number of photos, or a percentage from 0% to 100%, such as 5%")
+
+
+def function(name: str, value: Any) -> None:
+    """Checks what is to be called: a function, or None.
+
+    Raises:
+      InputError: it is something else.
+    """
+    if value is not None and not callable(value):
+        raise InputError(f"`{name}` {value!r}: must be a function")
+
+
+def event(name: str, value: Any) -> None:
+    """Checks what is to be looked at: an event, or None.
+
+    Raises:
+      InputError: it is something else.
+    """
+    if value is not None and not callable(getattr(value, "is_set", None)):
+        raise InputError(f"`{name}` {value!r}: must be a threading.Event")
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    if isinstance(values, bytes) or not isinstance(values, Iterable):
+        raise InputError(f"`{name}` {values!r}: must be a text, or a list of texts")
+    return list(values)
 
 
 def _text(name: str, path: Path) -> str:

@@ -90,7 +90,7 @@ def caption(
       name_column: column or feature that holds the names of photos; None to tell it by its name.
       gpu: with Dataflow's runner, the GPU of the workers that run the model, such as `nvidia-l4`.
       beam_options: Beam's own options, as on a command line: `["--runner=FlinkRunner", …]`.
-      progress: called, from another thread, with each change of how far the job is.
+      progress: called, from another thread, with each change of how far the job is. What it raises is logged.
       stop: an event; once it is set, from any thread, the job takes no more shards and raises `Stopped`.
 
     Returns:
@@ -104,12 +104,15 @@ def caption(
       Stopped: `stop` was set, or somebody stopped the run, before all photos were captioned.
       RunError: the job failed, or photos failed by a fault of Beamscribe itself.
       BeamscribeError: the base of all these errors; itself where the output can't be written to, for example.
+      KeyboardInterrupt: Ctrl-C; open shards were committed, unless there was a second one.
 
     Example:
       >>> report = beamscribe.caption("photos", "captions", limit=3)
       >>> report.captioned + report.failed
       3
     """
+    arguments.function("progress", progress)
+    arguments.event("stop", stop)
     job = job_of(
         inputs,
         output,

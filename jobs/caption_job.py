@@ -94,10 +94,14 @@ def _held(job: CaptionJob) -> Iterator[Heartbeat]:
         try:
             yield heartbeat
         except KeyboardInterrupt:
-            _is_stopped(folder, "its launcher was interrupted", StopCause.ASKED)
+            _interrupt(folder)
             raise
         finally:
             ended.set()
+
+
+def _interrupt(folder: str) -> None:
+    _is_stopped(folder, "its launcher was interrupted", StopCause.ASKED)
 
 
 def _is_stopped(folder: str, why: str, cause: StopCause) -> bool:
@@ -121,7 +125,7 @@ def _run_pipeline(job: CaptionJob, progress: Callable[[Progress], None] | None, 
     stores.replace(layout.run_file(options.output, options.run, layout.CONFIG), job.config.to_json())
     try:
         with Follower(options.output, options.run, job.max_failures, stop, progress):
-            beam_runner.run(CaptionArchive(options), job.beam_options)
+            beam_runner.run(CaptionArchive(options), job.beam_options, lambda: _interrupt(options.folder))
     except Exception as error:
         details = _write_traceback(options)
         _LOGGER.debug("the job stopped", exc_info=error)

@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Seconds that a command has to end in an orderly way: less than Docker waits, which kills after 10.
 GRACE_SECONDS = 8.0
 # A signal this soon after the first is the same one, sent to the process and to its group; a later one ends at once.
-_AGAIN_SECONDS = 0.5
+_AGAIN_SECONDS = 0.2
 
 
 class Interrupted(KeyboardInterrupt):

@@ -19,7 +19,12 @@ _lock = threading.Lock()
 
 
 class Stage(enum.StrEnum):
-    """The stage of the job in which a photo failed."""
+    """The stage of the job in which a photo failed.
+
+    Example:
+      >>> [str(stage) for stage in beamscribe.Stage]
+      ['list', 'read', 'decode', 'caption']
+    """
 
     LIST = "list"
     READ = "read"
@@ -28,7 +33,14 @@ class Stage(enum.StrEnum):
 
 
 class ErrorCode(enum.StrEnum):
-    """The kind of failure."""
+    """The kind of a failure: a closed list, which docs/failures.md explains.
+
+    Example:
+      >>> beamscribe.ErrorCode("empty").sentence
+      'The file has no bytes.'
+      >>> beamscribe.ErrorCode.NOT_FOUND.transient
+      True
+    """
 
     NOT_FOUND = "not_found"
     PERMISSION = "permission"

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from apache_beam.ml.inference.base import ModelHandler
 
+from beamscribe.pipelines import inference_internals
 from beamscribe.pipelines.photos import Shard
 from beamscribe.pipelines.sources import photo_reader
 from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
@@ -38,6 +39,9 @@ class PhotoStream:
           Each photo, in the shard's order, with pixels `[size, size, 3]`, uint8, or with its failure.
         """
         return photo_reader.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
+
+
+inference_internals.let_beam_measure_memory()
 
 
 class ShardHandler(ModelHandler[PhotoStream, Result, Loaded]):

@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -84,14 +84,31 @@ class Alternative(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CaptionRow:
-    """The output row of one photo; the fields are the columns that docs/architecture.md explains.
+    """The output row of one photo, a dataclass. The fields are the columns of `CAPTION_SCHEMA`.
+
+    Attributes:
+      photo: path or URI; `URI#member` inside an archive.
+      etag: version of the photo's bytes.
+      sha256: SHA-256 of the bytes, hexadecimal; None where they could not be read.
+      width: pixels, upright; None if unknown.
+      height: pixels, upright; None if unknown.
+      status: `captioned` or `failed`.
+      caption: the best caption; None for a photo that failed.
+      score: the caption's mean log-probability per token, in nats; None for a photo that failed.
+      alternatives: the next-best captions, best first.
+      stage: where the photo failed; None for one that is captioned.
+      error: the error code, as docs/failures.md lists them; None for a photo that is captioned.
+      message: why the photo failed; None for one that is captioned.
+      model: fingerprint of the bundle.
+      settings: the caption settings, as text.
+      written_at: when the row was made, UTC.
 
     Example:
       >>> import apache_beam as beam
       >>> with beam.Pipeline("FnApiRunner") as pipeline:
       ...   rows = pipeline | beam.Create(["photos/nothing.jpg"]) | beamscribe.CaptionPhotos()
-      ...   _ = rows | beam.Map(lambda row: print(row.status, row.stage, row.error))
-      failed read not_found
+      ...   _ = rows | beam.Map(lambda row: print(row.to_dict()["error"], len(row.to_dict())))
+      not_found 15
     """
 
     photo: str
@@ -109,6 +126,14 @@ class CaptionRow:
     model: str
     settings: str
     written_at: datetime.datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them: no classes, the time in ISO 8601. `--export jsonl` writes the same."""
+        return {**self._as_record(), "written_at": self.written_at.isoformat()}
+
+    def _as_record(self) -> dict[str, Any]:
+        # Not `dataclasses.asdict`, which would copy every field deeply.
+        return {**vars(self), "alternatives": [alternative._asdict() for alternative in self.alternatives]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,10 +211,7 @@ def caption_table(rows: Iterable[CaptionRow], retries: int = 0) -> pa.Table:
       rows: output rows.
       retries: number of retried requests, which is added to the metadata of the table's schema.
     """
-    # Not `dataclasses.asdict`, which would copy every field deeply.
-    records = [
-        {**vars(row), "alternatives": [alternative._asdict() for alternative in row.alternatives]} for row in rows
-    ]
+    records = [row._as_record() for row in rows]
     return pa.Table.from_pylist(records, schema=versioned_schema({_RETRIES: str(retries)}))
 
 

@@ -3,10 +3,12 @@
 import argparse
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
+import beamscribe
 from beamscribe.jobs import cli
 from beamscribe.jobs.commands import caption
 from beamscribe.model import bundle
@@ -90,3 +92,10 @@ def test_defaults_of_caption_are_those_of_the_command():
 def test_subcommands_are_those_of_the_command():
     table = table_after(README, "## Commands")
     assert [re.match(r"`beamscribe (\w+)", cells[0])[1] for cells in table] == list(cli.COMMANDS)
+
+
+def test_the_page_of_the_api_is_that_of_the_docstrings():
+    made = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
+    assert made["PAGE"].read_text() == made["page"](), "call `make docs`"
+    names = [name for group in made["GROUPS"].values() for name in group]
+    assert sorted(names) == beamscribe.__all__

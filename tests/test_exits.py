@@ -148,6 +148,7 @@ def test_1_a_pipeline_that_fails(by_function, tmp_path, monkeypatch):
         (("--limit", "0"), {"limit": 0}, "limit`? 0: must be at least 1"),
         (("--recaption", "nothing"), {"recaption": "nothing"}, "nothing"),
         (("--runner", "Nobody"), {"beam_options": ["--runner=Nobody"]}, "Beam has no runner Nobody"),
+        (("--export", "csv"), {"export": "csv"}, "csv"),
         (("--dry_run",), {"beam_options": ["--dry_run"]}, "use `beamscribe plan`"),
         (
             ("--direct_num_wrokers=3",),
@@ -162,6 +163,27 @@ def test_2_wrong_use(by_command, by_function, option, argument, complaint, tmp_p
     said = capsys.readouterr().err
     assert re.search(complaint, said) and said.count("\n") == 1
     with pytest.raises(beamscribe.InputError, match=complaint):
+        by_function(**argument)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ({"inputs": 5}, "`inputs` 5: must be a text, or a list of texts"),
+        ({"inputs": [5]}, "`inputs` 5: must be a path or a URI"),
+        ({"inputs": []}, "`inputs`: it is empty"),
+        ({"output": None}, "`output` None: must be a path or a URI"),
+        ({"include": b"x"}, "`include` b'x': must be a text"),
+        ({"limit": True}, "`limit` must be a whole number, not True"),
+        ({"stop": 5}, "`stop` 5: must be a threading.Event"),
+        ({"progress": 3}, "`progress` 3: must be a function"),
+        ({"beam_options": "--runner=X"}, "`beam_options` '--runner=X': must be a list of texts"),
+        ({"settings": {"beam_widht": 5}}, "beam_width"),
+    ],
+)
+def test_2_wrong_arguments(by_function, argument, complaint, tmp_path):
+    with pytest.raises(beamscribe.InputError, match=re.escape(complaint)):
         by_function(**argument)
     assert not (tmp_path / "out").exists()
 
@@ -202,7 +224,7 @@ def test_5_nothing_is_listed(by_command, by_function, photos, tmp_path, capsys):
     empty.mkdir()
     assert by_command(inputs=(empty,)) == 5
     assert not succeeded(tmp_path)
-    assert f"no photos in {empty}; is the disk mounted?" in capsys.readouterr().err
+    assert f"no photos in {empty}; make sure that its disk is mounted" in capsys.readouterr().err
     # What is there beside it is captioned.
     assert by_command(inputs=(photos, empty)) == 5
     assert not succeeded(tmp_path)

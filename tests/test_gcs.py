@@ -179,7 +179,9 @@ def test_a_glob_is_looked_at_up_to_its_first_match(monkeypatch):
     monkeypatch.setattr(gcs.GcsStore, "first", lambda *_: None)
     monkeypatch.setattr(gcs.GcsStore, "list_prefix", lambda *_: (FileInfo(uri, "1", 1) for uri in pages()))
     listing.check("gs://b/p/*.jpg", ListOptions())
-    assert list(listing.sources(["gs://b/p/*.jpg"], ListOptions())) == [Source("gs://b/p/*.jpg", "glob", input="gs://b/p/*.jpg")]
+    assert list(listing.sources(["gs://b/p/*.jpg"], ListOptions())) == [
+        Source("gs://b/p/*.jpg", "glob", input="gs://b/p/*.jpg")
+    ]
 
 
 def test_a_page_without_objects_is_not_the_last(bucket, monkeypatch):

@@ -163,6 +163,41 @@ def test_other_commands_are_interrupted(tmp_path):
     assert process.returncode == -signal.SIGINT
 
 
+PROGRAM = """
+import sys, beamscribe
+from beamscribe.model.captioners.exported_model import CaptionModel
+caption = CaptionModel.caption
+def slowly(*arguments):
+    pathlib.Path({called!r}).touch()
+    time.sleep(0.3)
+    return caption(*arguments)
+import pathlib, time
+CaptionModel.caption = slowly
+try:
+    beamscribe.caption({photos!r}, {output!r}, bundle={bundle!r}, shard_size=4)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_in_a_program_is_a_keyboard_interrupt(start, tmp_path, tiny_bundle):
+    # The photos are those of `start`.
+    names = {"photos": tmp_path / "photos", "output": tmp_path / "out", "bundle": tiny_bundle}
+    script = PROGRAM.format(called=str(tmp_path / "called"), **{name: str(path) for name, path in names.items()})
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_for(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert process.returncode == 0 and in_session(process.pid) == []
+    assert 0 < beamscribe.read(tmp_path / "out").num_rows < 60
+
+
 def test_handlers_are_those_of_before_afterwards():
     before = [signal.getsignal(number) for number in interruption.SIGNALS]
     with Interruption("x", "y"):

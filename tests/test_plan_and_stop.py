@@ -85,7 +85,7 @@ def test_nothing_to_list(tmp_path, tiny_bundle, capsys):
     given = ["plan", "--input", str(tmp_path / "empty"), "--output", str(tmp_path / "out")]
     assert cli.main(given) == 5
     said = capsys.readouterr()
-    assert "listed 0" in said.out and "is the disk mounted?" in said.err
+    assert "listed 0" in said.out and "make sure that its disk is mounted" in said.err
     assert cli.main([*given, "--allow-empty"]) == 0
     assert cli.main([*given, "--limit", "0"]) == 2
 

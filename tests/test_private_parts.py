@@ -32,6 +32,15 @@ def test_beam_has_a_list_of_options():
     assert "--direct_num_wrokers" not in names
 
 
+def test_beam_has_a_place_for_the_module_that_measures_memory():
+    from apache_beam.ml.inference import base
+
+    from beamscribe.pipelines import inference
+
+    assert inference.inference_internals.base is base and base.resource is not None
+    assert base._get_current_process_memory_in_bytes() > 0
+
+
 def test_argparse_has_a_list_of_options():
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-a", "--all")

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     import beamscribe
     from beamscribe.jobs import caption_function, caption_job
     from beamscribe.jobs.runners import beam_runner, dataflow_runner
-    from beamscribe.model.errors import RunError
+    from beamscribe.model.errors import RunError, Stopped, TooManyFailures
     from beamscribe.model.progress_display import Display
 
     arguments = job_options.arguments_of(options)
@@ -57,26 +57,25 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
         except RunError as error:
             if error.report and not options.interruption.number:
                 display.close()
-                _print_summary(error.report, options.quiet)
+                _print_summary(error.report, options.quiet, isinstance(error, Stopped | TooManyFailures))
             raise
     _print_summary(report, options.quiet)
     return 0
 
 
-def _print_summary(result: "Report", quiet: bool) -> None:
-    if quiet:
-        return
-    with until_closed():
-        _print_account(result)
+def _print_summary(result: "Report", quiet: bool, is_stopped: bool = False) -> None:
+    if not quiet:
+        with until_closed():
+            _print_account(result, is_stopped)
 
 
-def _print_account(result: "Report") -> None:
+def _print_account(result: "Report", is_stopped: bool) -> None:
     from beamscribe.pipelines.output import layout
 
-    print(
-        f"listed {result.listed} = skipped {result.skipped} + captioned {result.captioned} + failed {result.failed}"
-        + ("" if result.balanced else "   DOES NOT ADD UP")
-    )
+    left = result.listed - result.skipped - result.captioned - result.failed
+    end = "" if result.balanced else f" + left {left}" if is_stopped else "   DOES NOT ADD UP"
+    parts = f"skipped {result.skipped} + captioned {result.captioned} + failed {result.failed}"
+    print(f"listed {result.listed} = {parts}{end}")
     for code, count in result.failures.items():
         print(f"  {code}: {count}")
     if result.duplicates:
@@ -87,11 +86,12 @@ def _print_account(result: "Report") -> None:
     if result.outdated:
         again = "--recaption model or --recaption settings captions them again"
         print(f"captioned earlier by another model or with other settings: {result.outdated} ({again})")
-    for photo in result.missing:
+    for photo in () if is_stopped else result.missing:
         print(f"  no row for {printable(photo)}", file=sys.stderr)
     for sample in result.samples[:_SHOWN_CAPTIONS]:
         print(f"  {printable(os.path.basename(sample.photo))}: {printable(sample.caption)}")
-    print(f"table:   {layout.captions_folder(result.output)}")
+    if result.skipped + result.captioned + result.failed:
+        print(f"table:   {layout.captions_folder(result.output)}")
     print(f"report:  {layout.run_file(result.output, result.run, layout.PAGE)}")
     # What was typed may be a path into a virtual environment that is not active.
     program = "beamscribe" if shutil.which("beamscribe") else os.path.relpath(sys.argv[0])

@@ -44,11 +44,11 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 
 def _print(found: "Preview") -> None:
     to_caption = found.listed - found.skipped
-    print(f"listed {found.listed:,} = to skip {found.skipped:,} + to caption {to_caption:,}")
+    print(f"listed {found.listed} = to skip {found.skipped} + to caption {to_caption}")
     for title, skips in (("to skip", True), ("to caption", False)):
         for why, count in sorted(found.whys.items(), key=lambda item: -item[1]):
             if why.skips == skips:
-                print(f"  {title}: {count:,} {why}")
+                print(f"  {title}: {count} {why}")
     for uri, count in found.inputs.items():
-        print(f"{printable(uri)}: {count:,} photos")
+        print(f"{printable(uri)}: {count} photos")
     print_ignored(found.ignored)

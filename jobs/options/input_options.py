@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
         required=required,
         default=None if required else [],
         metavar="URI",
-        help="folder (all photos below it), glob, photo, list of photos (.txt, .csv, .jsonl, .parquet), or a tar, zip,"
+        help=("required: " if required else "")
+        + "folder (all photos below it), glob, photo, list of photos (.txt, .csv, .jsonl, .parquet), or a tar, zip,"
         " TFRecord or Parquet file that holds photos; local or gs://; repeatable",
     )
     group.add_argument(

@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--allow-empty", action="store_true", help="an input without photos is no failure")
     writing = parser.add_argument_group("where to write")
     writing.add_argument(
-        "--output", required=True, metavar="URI", help="folder that holds the captions of all runs; local or gs://"
+        "--output",
+        required=True,
+        metavar="URI",
+        help="required: folder that holds the captions of all runs; local or gs://",
     )
     writing.add_argument(
         "--export", choices=("tfrecord", "jsonl"), help="also write the captions in this format, beside Parquet"

@@ -1,5 +1,6 @@
 """Runs a pipeline with the user's Beam options, and says in one line what the user can mend."""
 
+import concurrent.futures
 import contextlib
 import os
 import re
@@ -64,6 +65,8 @@ def pipeline_options(given: Sequence[str] | PipelineOptions) -> PipelineOptions:
 
 
 def _parsed(arguments: Sequence[str]) -> PipelineOptions:
+    if isinstance(arguments, str) or not all(isinstance(argument, str) for argument in arguments):
+        raise InputError(f"`beam_options` {arguments!r}: must be a list of texts, one for each option")
     check_names(arguments, ())
     return PipelineOptions(list(arguments))
 
@@ -96,13 +99,49 @@ def _canonical(runner: str) -> str:
     return names.get(runner.rpartition(".")[2].lower().removesuffix("runner"), runner)
 
 
-def run(job: beam.PTransform, options: PipelineOptions) -> None:
+def run(job: beam.PTransform, options: PipelineOptions, interrupted: Callable[[], None] | None = None) -> None:
     """Runs a job from its root transform to the end; raises what the runner raises.
 
     Where a worker process of the direct runner dies, which the runner would wait for forever, this process ends, too.
+
+    Args:
+      job: the root transform.
+      options: Beam's.
+      interrupted: called when a `KeyboardInterrupt` reaches this thread: it asks the job to end early. The interrupt is
+        raised when the job has ended, or at the next one. None to raise it at once.
     """
-    with _safe_path(options), _job_server_ends_too(options):
+
+    def run_to_the_end() -> None:
         _started(job, options).wait_until_finish()
+
+    runner: Any = options.view_as(StandardOptions).runner
+    with _safe_path(options), _job_server_ends_too(options):
+        if runner == DEFAULT_RUNNER:
+            _run_in_thread(run_to_the_end, interrupted)
+        else:
+            run_to_the_end()
+
+
+def _run_in_thread(function: Callable[[], None], interrupted: Callable[[], None] | None) -> None:
+    """Runs a function in a thread, and waits: the direct runner would turn a `KeyboardInterrupt` into another error."""
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def run_and_tell() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run_and_tell, name="pipeline", daemon=True).start()
+    try:
+        done.result()
+    except KeyboardInterrupt:
+        if interrupted and not done.done():
+            interrupted()
+            concurrent.futures.wait([done])
+        raise
 
 
 def submit(job: beam.PTransform, options: PipelineOptions, is_running: Callable[[], bool | None]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import DebugOptions, FlinkRunnerOptions, PipelineOptions, PortableOptions
 
 from beamscribe.jobs.runners import beam_internals
-from beamscribe.model.errors import InputError, one_line
+from beamscribe.model.errors import BeamscribeError, one_line
 
 # How long Python workers outlive the last task that needed them, ms. Beam's default of 0 starts workers, and loads
 # models, for every stage. But until this has passed Flink also keeps a worker that has died, so a restart must wait.
@@ -26,7 +26,7 @@ def complete(options: PipelineOptions) -> None:
     """Fills in what the job needs on Flink and the user did not say.
 
     Raises:
-      InputError: no job manager answers.
+      BeamscribeError: no job manager answers.
     """
     portable: Any = options.view_as(PortableOptions)
     if not portable.environment_cache_millis:
@@ -40,7 +40,7 @@ def complete(options: PipelineOptions) -> None:
         _get(address, "overview")["taskmanagers"]
     except _NO_ANSWER as error:
         reason = one_line(error.reason if isinstance(error, urllib.error.URLError) else error)
-        raise InputError(
+        raise BeamscribeError(
             f"--flink_master: no Flink job manager answers at {address}: {reason}; give HOST:PORT of its REST interface"
         ) from None
 

@@ -162,7 +162,8 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
         number, holder = _latest_holder(folder, is_running)
         if holder:
             raise OutputInUse(
-                f"{stores.folder_of(folder)} is in use: {holder} writes to it; wait until it ends, or stop it"
+                f"{stores.folder_of(folder)} is in use: {holder} writes to it; wait until it ends, or ask it to with "
+                "`beamscribe stop`"
             )
         if stores.create(layout.lease_file(folder, number + 1, "json"), myself.to_json()):
             if _latest(folder) > number + 1:

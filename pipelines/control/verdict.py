@@ -59,4 +59,5 @@ def error_of(
 
 def nothing_in(inputs: Sequence[str]) -> str:
     """What is said of inputs in which no photo was found."""
-    return f"no photos in {', '.join(inputs)}; is the disk mounted? if there need be no photos, give `allow_empty`"
+    remedy = "make sure that its disk is mounted and that `include` and `exclude` leave photos, or give `allow_empty`"
+    return f"no photos in {', '.join(inputs)}; {remedy}"

@@ -87,8 +87,8 @@ def checked(uri: str) -> str:
         # Beam has no filesystem for the scheme.
         raise InputError(one_line(error)) from None
     if stores.is_local(output) and not os.path.isdir(output):
-        raise InputError(f"there is no folder {output}; give the --output folder of `beamscribe caption`")
-    raise InputError(f"{output} holds no captions; give the --output folder of `beamscribe caption`")
+        raise InputError(f"there is no folder {output}; give the folder that captions were written to")
+    raise InputError(f"{output} holds no captions; give the folder that captions were written to")
 
 
 @contextlib.contextmanager

@@ -261,7 +261,7 @@ def test_a_pipeline_of_ones_own(cluster, tmp_path, tiny_bundle, make_photo):
 def test_what_a_user_may_get_wrong(cluster, tmp_path, capsys, make_photo):
     make_photo(tmp_path / "photos" / "1.jpg")
     job = ["caption", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--runner=FlinkRunner"]
-    assert cli.main([*job, "--flink_master=localhost:1"]) == 2
+    assert cli.main([*job, "--flink_master=localhost:1"]) == 1
     assert "--flink_master: no Flink job manager answers at http://localhost:1: " in capsys.readouterr().err
     command = [sys.executable, "-m", "beamscribe.jobs.flink.cluster", "start", "--folder", str(cluster.folder)]
     second = subprocess.run(command, capture_output=True, text=True, check=False)

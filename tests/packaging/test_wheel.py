@@ -37,6 +37,13 @@ def test_it_captions_in_a_folder_with_modules_of_the_user(installed, tmp_path, o
     assert "Traceback" not in done.stderr
 
 
+def test_its_functions_caption_too(installed, tmp_path):
+    script = f"import beamscribe; report = beamscribe.caption({str(SAMPLES)!r}, 'out')\n"
+    script += "print(report.captioned, beamscribe.read('out', ['photo']).num_rows, beamscribe.__version__)"
+    said = packages.run(installed.bin / "python", "-P", "-c", script, folder=tmp_path)
+    assert re.fullmatch(r"12 13 \d+\.\d+\.\d+\n", said)
+
+
 def test_the_checkout_is_not_on_its_path(installed, tmp_path):
     script = "import beamscribe.jobs.cli as cli, sys; print(cli.__file__); print(*sys.path, sep='\\n')"
     module, *path = packages.run(installed.bin / "python", "-P", "-c", script, folder=tmp_path).splitlines()
@@ -70,7 +77,7 @@ def test_it_says_what_it_is_and_under_which_terms(wheel):
     (information,) = {name.partition("/")[0] for name in files if name.endswith(".dist-info/METADATA")}
     for name in found.get_all("License-File"):
         assert files[f"{information}/licenses/{name}"] == (packages.ROOT / name).read_bytes()
-    assert "beamscribe/py.typed" in files
+    assert {"beamscribe/py.typed", "beamscribe/__init__.pyi"} <= {*files}
     bundled = "model/default_bundle/LICENSE"
     assert files[f"beamscribe/{bundled}"] == files[f"{information}/licenses/{bundled}"]
 
