@@ -55,6 +55,10 @@ def test_the_version(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--version"])
     assert stop.value.code == 0 and capsys.readouterr().out == f"beamscribe {beamscribe.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "beamscribe", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"beamscribe {beamscribe.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "beamscribe", "nope"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize(
