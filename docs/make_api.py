@@ -64,6 +64,8 @@ def _signature(name: str, value: Any) -> str:
             parameters.append("*")
         modules = r"\b(?:typing|collections\.abc|os|apache_beam\.options\.pipeline_options|beamscribe(?:\.[a-z_]+)*)\."
         parameters.append(re.sub(modules, "", str(parameter)))
+    if not parameters:
+        return f"{name}()"
     return f"{name}(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + ")"
 
 
