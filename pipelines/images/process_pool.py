@@ -36,6 +36,7 @@ class ImagePool:
     def __init__(self, workers: int, timeout: float = PHOTO_TIMEOUT, memory: int = image_process.MEMORY_LIMIT):
         self.workers = workers
         self._timeout = timeout
+        self._waited_for: set[concurrent.futures.Future[list[Picture]]] = set()
         self._processes = pebble.ProcessPool(
             max_workers=workers,
             initializer=image_process.initialize,
@@ -62,6 +63,7 @@ class ImagePool:
         if not photos:
             return []
         task = self._processes.schedule(to_pixels.convert_all, (photos, size, max_pixels), timeout=self._timeout)
+        self._waited_for.add(task)
         try:
             pictures = task.result()
         except concurrent.futures.TimeoutError:
@@ -81,6 +83,8 @@ class ImagePool:
                     # Image processes have no log.
                     failures.log_remote_fault(Stage.DECODE, picture.fault)
             return pictures
+        finally:
+            self._waited_for.discard(task)
         if len(photos) > 1:
             # One of the photos is to blame: converting each of them alone shows which one.
             return [picture for data in photos for picture in self.convert([data], size, max_pixels)]
@@ -90,6 +94,9 @@ class ImagePool:
         """Ends the processes."""
         self._processes.stop()
         self._processes.join()
+        # The pool may leave a task of the last moment as it is, and whoever waits for it would wait for ever.
+        for task in list(self._waited_for):
+            task.cancel()
         self._starter.shutdown(wait=False, cancel_futures=True)
 
 
