@@ -1,5 +1,6 @@
 """Shows on stderr how far a job is: a bar on a terminal, elsewhere a line with a time every 30 seconds."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -122,7 +123,9 @@ class Display:
         if self._bar is None:
             # The rows are given since tqdm draws nothing on a terminal that says it has none.
             self._bar = tqdm(file=sys.stderr, ncols=_COLUMNS, nrows=20, bar_format="{percentage:3.0f}%|{bar}| {desc}")
-        self._bar.ncols = os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
+        # While TensorFlow is imported, descriptor 2 is no terminal.
+        with contextlib.suppress(OSError):
+            self._bar.ncols = os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
         self._bar.total, self._bar.n = self.total, count.number
         self._bar.set_description_str(line)
         if last:
