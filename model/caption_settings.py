@@ -2,14 +2,13 @@
 
 import difflib
 import hashlib
-import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from beamscribe.model.errors import InputError
+from beamscribe.model.errors import InputError, shown
 
 
 class CaptionSettings(NamedTuple):
@@ -51,6 +50,12 @@ _OF_SEARCH = frozenset(("beam_width", "length_penalty"))
 _OF_DRAWING = frozenset(("top_p", "temperature", "seed"))
 
 
+# Beam search and drawing keep all captions of a batch in memory, and need time for each of them.
+MOST_CAPTIONS = 100
+# Whole numbers from here on are no counts, and the longest of them can't even be printed.
+_TOO_LARGE = 2**63
+
+
 class _Range(NamedTuple):
     kind: type
     must_be: str
@@ -58,13 +63,14 @@ class _Range(NamedTuple):
 
 
 _RANGES = {
-    "beam_width": _Range(int, "at least 1", lambda n: n >= 1),
+    "beam_width": _Range(int, f"from 1 to {MOST_CAPTIONS}", lambda n: 1 <= n <= MOST_CAPTIONS),
     "max_length": _Range(int, "at least 1", lambda n: n >= 1),
     "min_length": _Range(int, "at least 1", lambda n: n >= 1),
     "length_penalty": _Range(float, "from 0 to 10", lambda x: 0 <= x <= 10),
     "no_repeat_ngram": _Range(int, "at least 0", lambda n: n >= 0),
     "top_p": _Range(float, "above 0, up to 1", lambda x: 0 < x <= 1),
-    "temperature": _Range(float, "above 0", lambda x: 0 < x < math.inf),
+    # Outside, the logits over the temperature are numbers that float32 does not tell apart.
+    "temperature": _Range(float, "from 0.01 to 100", lambda x: 0.01 <= x <= 100),
     "seed": _Range(int, "at least 0", lambda n: n >= 0),
 }
 
@@ -82,7 +88,7 @@ def chosen(asked: Mapping[str, Any] | None, settings: CaptionSettings, longest: 
         with the other settings.
     """
     if asked is not None and not isinstance(asked, Mapping):
-        raise InputError(f"`settings` must be a mapping such as {{'beam_width': 5}}, not {_kind(asked)}")
+        raise InputError(f"`settings` must be a mapping such as {{'beam_width': 5}}, not {shown(asked)}")
     changes = {name: _checked(name, value) for name, value in (asked or {}).items()}
     changed = settings._replace(**changes)
     for name in changes:
@@ -105,7 +111,7 @@ def check_alternatives(alternatives: Any, settings: CaptionSettings) -> int:
     """Checks the number of captions to write in addition to the best one.
 
     Raises:
-      InputError: it is no whole number, or more than beam search keeps.
+      InputError: it is no whole number, or more than beam search keeps or is drawn at most.
     """
     number = whole_number("alternatives", alternatives, least=0)
     if number >= settings.beam_width and not settings.top_p:
@@ -113,6 +119,8 @@ def check_alternatives(alternatives: Any, settings: CaptionSettings) -> int:
             f"`alternatives` {number}: a beam width of {settings.beam_width} gives at most "
             f"{settings.beam_width - 1}; raise `beam_width`"
         )
+    if number >= MOST_CAPTIONS:
+        raise InputError(f"`alternatives` {number}: must be at most {MOST_CAPTIONS - 1}")
     return number
 
 
@@ -125,7 +133,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
       least: smallest number that is allowed.
 
     Raises:
-      InputError: the value is no whole number, or smaller than `least`.
+      InputError: the value is no whole number, smaller than `least`, or too large for a count.
     """
     number = _number(name, value, int)
     if number < least:
@@ -149,17 +157,13 @@ def _number(name: str, value: Any, kind: type) -> Any:
     """The value as the type that a setting has, so that equal settings have equal fingerprints."""
     wanted = numbers.Integral if kind is int else numbers.Real
     if isinstance(value, bool | np.bool_) or not isinstance(value, wanted):
-        raise InputError(f"`{name}` must be a {'whole ' if kind is int else ''}number, not {_kind(value)}")
+        raise InputError(f"`{name}` must be a {'whole ' if kind is int else ''}number, not {shown(value)}")
+    if isinstance(value, numbers.Integral) and abs(int(value)) >= _TOO_LARGE:
+        raise InputError(f"`{name}` is too large")
     try:
         return kind(value)
     except OverflowError:
         raise InputError(f"`{name}` is too large") from None
-
-
-def _kind(value: Any) -> str:
-    """A value and its type, for a message."""
-    text = repr(value)
-    return f"{text if len(text) <= 40 else text[:39] + '…'} ({type(value).__name__})"
 
 
 def draws(names: Sequence[str], settings: CaptionSettings, captions: int, longest: int) -> np.ndarray | None:

@@ -34,7 +34,11 @@ def test_equal_settings_have_equal_fingerprints_whatever_their_types():
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [
-        ({"beam_width": 0}, "`beam_width` 0: must be at least 1"),
+        ({"beam_width": 0}, "`beam_width` 0: must be from 1 to 100"),
+        ({"beam_width": 101}, "`beam_width` 101: must be from 1 to 100"),
+        ({"beam_width": 10**5000}, "`beam_width` is too large"),
+        ({"top_p": 0.9, "temperature": 1e-9}, "`temperature` 1e-09: must be from 0.01 to 100"),
+        ({"top_p": 0.9, "seed": 2**63}, "`seed` is too large"),
         ({"max_length": 0}, "`max_length` 0: must be at least 1"),
         ({"max_length": 99}, "`max_length` 99: the model writes at most 20 words"),
         ({"min_length": 0}, "`min_length` 0: must be at least 1"),
@@ -49,8 +53,8 @@ def test_equal_settings_have_equal_fingerprints_whatever_their_types():
         ({"no_repeat_ngram": 21}, "`no_repeat_ngram` 21: the model writes at most 20 words"),
         ({"top_p": 0}, "`top_p` 0.0: must be above 0, up to 1"),
         ({"top_p": 1.1}, "`top_p` 1.1: must be above 0, up to 1"),
-        ({"top_p": 0.9, "temperature": 0}, "`temperature` 0.0: must be above 0"),
-        ({"top_p": 0.9, "temperature": float("inf")}, "`temperature` inf: must be above 0"),
+        ({"top_p": 0.9, "temperature": 0}, "`temperature` 0.0: must be from 0.01 to 100"),
+        ({"top_p": 0.9, "temperature": float("inf")}, "`temperature` inf: must be from 0.01 to 100"),
         ({"top_p": 0.9, "seed": -1}, "`seed` -1: must be at least 0"),
         ({"temperature": 2}, "`temperature` has no effect without `top_p`; give `top_p`, too"),
         ({"seed": 2}, "`seed` has no effect without `top_p`; give `top_p`, too"),
@@ -81,7 +85,9 @@ def test_beam_search_has_no_more_alternatives_than_it_keeps():
     with pytest.raises(InputError) as error:
         check_alternatives(3, OF_MODEL)
     assert str(error.value) == "`alternatives` 3: a beam width of 3 gives at most 2; raise `beam_width`"
-    assert check_alternatives(3, OF_MODEL._replace(top_p=0.9)) == 3
+    assert check_alternatives(99, OF_MODEL._replace(top_p=0.9)) == 99
+    with pytest.raises(InputError, match=r"^`alternatives` 100: must be at most 99$"):
+        check_alternatives(100, OF_MODEL._replace(top_p=0.9))
     for wrong in (-1, 1.0, None, "1", True):
         with pytest.raises(InputError, match=r"^`alternatives`"):
             check_alternatives(wrong, OF_MODEL)

@@ -57,7 +57,7 @@ def test_what_is_given_is_taken():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--beam-width", "0"], "--beam-width 0: must be at least 1"),
+        (["--beam-width", "0"], "--beam-width 0: must be from 1 to 100"),
         (["--max-length", "0"], "--max-length 0: must be at least 1"),
         (["--max-length", "99"], "--max-length 99: the model writes at most 20 words"),
         (["--min-length", "0"], "--min-length 0: must be at least 1"),
@@ -69,8 +69,8 @@ def test_what_is_given_is_taken():
         (["--no-repeat-ngram", "21"], "--no-repeat-ngram 21: the model writes at most 20 words"),
         (["--top-p", "0"], "--top-p 0.0: must be above 0, up to 1"),
         (["--top-p", "1.1"], "--top-p 1.1: must be above 0, up to 1"),
-        (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be above 0"),
-        (["--top-p", "0.9", "--temperature", "inf"], "--temperature inf: must be above 0"),
+        (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be from 0.01 to 100"),
+        (["--top-p", "0.9", "--temperature", "inf"], "--temperature inf: must be from 0.01 to 100"),
         (["--top-p", "0.9", "--seed", "-1"], "--seed -1: must be at least 0"),
         (["--temperature", "2"], "--temperature has no effect without --top-p; give --top-p, too"),
         (["--seed", "2"], "--seed has no effect without --top-p; give --top-p, too"),
