@@ -5,7 +5,10 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_line
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beamscribe.model.caption_settings import whole_number
+from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_line, path_of, shown
 from beamscribe.pipelines import listing, stores
 from beamscribe.pipelines.control.progress import Limit
 from beamscribe.pipelines.sources.base import ListOptions
@@ -30,10 +33,9 @@ def inputs(given: Path | Sequence[Path], options: ListOptions) -> tuple[str, ...
       BeamscribeError: the store of an input reported an error.
     """
     several = [given] if isinstance(given, str | os.PathLike) else _listed("inputs", given)
-    texts = [_text("inputs", path) for path in several]
-    if not texts or "" in texts:
-        raise InputError("`inputs`: it is empty; give a folder, a glob, a photo, a list or an archive")
-    found = tuple(_absolute_input(uri) for uri in texts)
+    if not several:
+        raise InputError("`inputs` is empty; give a folder, a glob, a photo, a list or an archive")
+    found = tuple(_absolute_input(path_of("inputs", path)) for path in several)
     for uri in found:
         try:
             listing.check(uri, options)
@@ -55,9 +57,7 @@ def output(given: Path) -> str:
       InputError: there is a file in its place, or no store that it can be in.
       BeamscribeError: its store reported an error.
     """
-    uri = _text("output", given)
-    if not uri:
-        raise InputError("`output`: it is empty; give a folder")
+    uri = path_of("output", given)
     try:
         folder = stores.absolute(uri)
         # Where Beam lacks a filesystem for the scheme, its error says which.
@@ -81,8 +81,12 @@ def choice(name: str, value: str | None, choices: Collection[str]) -> str | None
     Raises:
       InputError: it is something else.
     """
-    if value is not None and value not in choices:
-        raise InputError(f"`{name}` {value}: must be one of {', '.join(choices)}{nearest(str(value), choices)}")
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"`{name}` must be one of {', '.join(choices)}, not {shown(value)}")
+    if value not in choices:
+        raise InputError(f"`{name}` {value}: must be one of {', '.join(choices)}{nearest(value, choices)}")
     return value
 
 
@@ -94,7 +98,24 @@ def texts(name: str, values: Collection[str]) -> tuple[str, ...]:
     """
     several = (values,) if isinstance(values, str) else tuple(_listed(name, values))
     if wrong := [value for value in several if not isinstance(value, str)]:
-        raise InputError(f"`{name}` {wrong[0]!r}: must be a text, or a list of texts")
+        raise InputError(f"`{name}` must be a text, or a list of texts; one of them is {shown(wrong[0])}")
+    return several
+
+
+def beam_options(given: Any) -> list[str] | PipelineOptions:
+    """Beam's own options: a list of texts, or options that are parsed.
+
+    Raises:
+      InputError: they are something else.
+    """
+    if isinstance(given, PipelineOptions):
+        return given
+    problem = "`beam_options` must be a list of texts, one for each option, or PipelineOptions"
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise InputError(f"{problem}, not {shown(given)}")
+    several = list(given)
+    if wrong := [value for value in several if not isinstance(value, str)]:
+        raise InputError(f"{problem}; one of them is {shown(wrong[0])}")
     return several
 
 
@@ -106,12 +127,12 @@ def limit_of_failures(value: int | str | None) -> Limit | None:
     """
     if value is None:
         return None
-    text = str(value)
-    if re.fullmatch(r"\d+", text):
+    text = value if isinstance(value, str) else str(whole_number("max_failures", value, least=0))
+    if re.fullmatch(r"\d{1,18}", text):
         return Limit(photos=int(text))
     if re.fullmatch(r"\d+(\.\d+)?%", text) and float(text[:-1]) <= 100:
         return Limit(share=float(text[:-1]) / 100)
-    raise InputError(f"`max_failures` {value}: must be a number of photos, or a percentage from 0% to 100%, such as 5%")
+    raise InputError(f"`max_failures` {text}: must be a number of photos, or a percentage from 0% to 100%, such as 5%")
 
 
 def function(name: str, value: Any) -> None:
@@ -121,7 +142,7 @@ def function(name: str, value: Any) -> None:
       InputError: it is something else.
     """
     if value is not None and not callable(value):
-        raise InputError(f"`{name}` {value!r}: must be a function")
+        raise InputError(f"`{name}` must be a function, not {shown(value)}")
 
 
 def event(name: str, value: Any) -> None:
@@ -131,19 +152,13 @@ def event(name: str, value: Any) -> None:
       InputError: it is something else.
     """
     if value is not None and not callable(getattr(value, "is_set", None)):
-        raise InputError(f"`{name}` {value!r}: must be a threading.Event")
+        raise InputError(f"`{name}` must be a threading.Event, not {shown(value)}")
 
 
 def _listed(name: str, values: Any) -> list[Any]:
     if isinstance(values, bytes) or not isinstance(values, Iterable):
-        raise InputError(f"`{name}` {values!r}: must be a text, or a list of texts")
+        raise InputError(f"`{name}` must be a text, or a list of texts, not {shown(values)}")
     return list(values)
-
-
-def _text(name: str, path: Path) -> str:
-    if not isinstance(path, str | os.PathLike):
-        raise InputError(f"`{name}` {path!r}: must be a path or a URI")
-    return os.fsdecode(os.fspath(path))
 
 
 def _absolute_input(uri: str) -> str:

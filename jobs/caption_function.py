@@ -14,7 +14,7 @@ from beamscribe.jobs.caption_job import CaptionJob
 from beamscribe.jobs.runners import beam_runner, dataflow_runner, remote_jobs
 from beamscribe.model import caption_settings
 from beamscribe.model.caption_settings import whole_number
-from beamscribe.model.errors import InputError
+from beamscribe.model.errors import InputError, flag, text
 from beamscribe.pipelines import bundle_cache, tf_examples
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control.progress import Progress
@@ -175,7 +175,7 @@ def job_of(
       InputError: an argument is wrong, or names what is not there.
       BeamscribeError: what an argument names can't be read.
     """
-    options: Any = beam_runner.pipeline_options(beam_options)
+    options: Any = beam_runner.pipeline_options(arguments.beam_options(beam_options))
     located = bundle_cache.located(bundle)
     model = bundle_cache.described(located)
     chosen = caption_settings.chosen(settings, model.settings, model.longest)
@@ -188,11 +188,11 @@ def job_of(
     sources = ListOptions(
         include=arguments.texts("include", include),
         exclude=arguments.texts("exclude", exclude),
-        hidden=hidden,
+        hidden=flag("hidden", hidden),
         format=arguments.choice("input_format", input_format, FORMATS),
-        uri_column=uri_column,
-        image_column=image_column,
-        name_column=name_column,
+        uri_column=text("uri_column", uri_column),
+        image_column=text("image_column", image_column),
+        name_column=text("name_column", name_column),
     )
     caption_options = CaptionOptions(
         inputs=arguments.inputs(inputs, sources),
@@ -208,10 +208,10 @@ def job_of(
         limit=None if limit is None else whole_number("limit", limit, least=1),
         sources=sources,
         max_pixels=whole_number("max_pixels", max_pixels, least=1),
-        deduplicate=deduplicate,
+        deduplicate=flag("deduplicate", deduplicate),
         recaption=frozenset(again),
         export=export,
-        accelerator=dataflow_runner.accelerator(gpu, options),
+        accelerator=dataflow_runner.accelerator(text("gpu", gpu), options),
     )
     allowed = arguments.limit_of_failures(max_failures)
     dataflow_runner.fill(options, caption_options)
@@ -226,7 +226,7 @@ def job_of(
         runner=options.view_as(StandardOptions).runner,
         version=beamscribe.__version__,
         started_at=datetime.datetime.now(datetime.UTC),
-        allow_empty=allow_empty,
+        allow_empty=flag("allow_empty", allow_empty),
     )
     remote = remote_jobs.describe(caption_options.run, options)
     return CaptionJob(caption_options, config, options, remote, allowed)

@@ -5,10 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 
-
-def printable(text: str) -> str:
-    """The text, with a replacement for each character that would move a terminal's cursor or change its colours."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+from beamscribe.model.errors import printable as printable
 
 
 def print_ignored(ignored: Mapping[str, int]) -> None:

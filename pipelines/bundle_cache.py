@@ -9,7 +9,7 @@ import filelock
 
 from beamscribe.model import bundle
 from beamscribe.model.bundle import Description
-from beamscribe.model.errors import BeamscribeError, InputError, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, one_line, path_of
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import rows
 from beamscribe.pipelines.stores import uris
@@ -19,16 +19,14 @@ def located(bundle: str | os.PathLike[str] | None) -> str:
     """The URI by which workers find a bundle: empty for the bundle in the package, whose path differs by machine.
 
     Args:
-      bundle: path or URI of the bundle's folder; None, or an empty one, for the bundle in the package.
+      bundle: path or URI of the bundle's folder; None for the bundle in the package.
 
     Raises:
-      InputError: the argument is no path.
+      InputError: the argument is no path, or is empty, as it is where a shell variable is not set.
     """
-    if not bundle:
+    if bundle is None:
         return ""
-    if not isinstance(bundle, str | os.PathLike):
-        raise InputError(f"`bundle` must be a path or a URI, not {type(bundle).__name__}")
-    uri = os.fspath(bundle)
+    uri = path_of("bundle", bundle)
     return os.path.abspath(uris.local_path(uri)) if stores.is_local(uri) else uri.rstrip("/")
 
 

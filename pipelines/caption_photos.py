@@ -15,6 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beamscribe.model import caption_settings
 from beamscribe.model.captioners.exported_model import CaptionModel
+from beamscribe.model.errors import text
 from beamscribe.pipelines import bundle_cache, captioning, counters
 from beamscribe.pipelines.captioning import Captioning
 from beamscribe.pipelines.images.to_pixels import MAX_PIXELS
@@ -90,7 +91,7 @@ class CaptionPhotos(beam.PTransform):
             self.batch_size,
             self.max_pixels,
         )
-        self._captioning = dataclasses.replace(chosen, accelerator=self.accelerator)
+        self._captioning = dataclasses.replace(chosen, accelerator=text("accelerator", self.accelerator))
 
     def expand(self, photos: beam.PCollection[Named]) -> beam.PCollection[CaptionRow]:
         """Returns the rows of the photos, in any order."""

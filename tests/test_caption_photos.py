@@ -222,7 +222,9 @@ def test_a_bundle_that_is_another_one_on_the_worker_ends_the_pipeline(photos, tm
     ("arguments", "complaint"),
     [
         ({"bundle": "/no/bundle"}, "/no/bundle is not a model bundle: it has no bundle.json"),
-        ({"bundle": 5}, "`bundle` must be a path or a URI, not int"),
+        ({"bundle": 5}, "`bundle` must be a path or a URI, not 5 (int)"),
+        ({"bundle": ""}, "`bundle` is empty; give a path or a URI"),
+        ({"accelerator": 5}, "`accelerator` must be a text, not 5 (int)"),
         ({"settings": {"beam_wdth": 5}}, "there is no setting 'beam_wdth'; did you mean `beam_width`?"),
         ({"settings": 5}, "`settings` must be a mapping such as {'beam_width': 5}, not 5 (int)"),
         ({"alternatives": 3}, "`alternatives` 3: a beam width of 3 gives at most 2; raise `beam_width`"),

@@ -2,15 +2,17 @@
 
 import errno
 import logging
+import os
 import re
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import beamscribe
-from beamscribe.jobs import cli, exits
+from beamscribe.jobs import caption_function, cli, exits
 from beamscribe.model import errors
 from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.pipelines import stores
@@ -19,6 +21,21 @@ from beamscribe.pipelines.failures import ErrorCode
 from beamscribe.pipelines.output import layout
 
 ROOT = Path(__file__).parents[1]
+
+
+class BrokenPath(os.PathLike):
+    def __fspath__(self):
+        return 5
+
+
+class BytesPath(os.PathLike):
+    """A path as bytes, as some libraries for files give it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __fspath__(self):
+        return os.fsencode(self._path)
 
 
 @pytest.fixture
@@ -170,22 +187,65 @@ def test_2_wrong_use(by_command, by_function, option, argument, complaint, tmp_p
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [
-        ({"inputs": 5}, "`inputs` 5: must be a text, or a list of texts"),
-        ({"inputs": [5]}, "`inputs` 5: must be a path or a URI"),
-        ({"inputs": []}, "`inputs`: it is empty"),
-        ({"output": None}, "`output` None: must be a path or a URI"),
-        ({"include": b"x"}, "`include` b'x': must be a text"),
+        ({"inputs": 5}, "`inputs` must be a text, or a list of texts, not 5 (int)"),
+        ({"inputs": [5]}, "`inputs` must be a path or a URI, not 5 (int)"),
+        ({"inputs": []}, "`inputs` is empty"),
+        ({"inputs": ["photos", ""]}, "`inputs` is empty"),
+        ({"inputs": "a\0b"}, "`inputs` a\\x00b: no name can hold the character NUL"),
+        ({"inputs": "no\nwhere"}, "no\\nwhere does not exist"),
+        ({"output": None}, "`output` must be a path or a URI, not None (NoneType)"),
+        ({"output": "a\0b"}, "`output` a\\x00b: no name can hold the character NUL"),
+        ({"output": BrokenPath()}, "`output` must be a path or a URI: "),
+        ({"bundle": ""}, "`bundle` is empty"),
+        ({"bundle": []}, "`bundle` must be a path or a URI, not [] (list)"),
+        ({"bundle": "a\0b"}, "`bundle` a\\x00b: no name can hold"),
+        ({"allow_empty": 1}, "`allow_empty` must be True or False, not 1 (int)"),
+        ({"allow_empty": None}, "`allow_empty` must be True or False, not None"),
+        ({"hidden": "no"}, "`hidden` must be True or False"),
+        ({"deduplicate": 0}, "`deduplicate` must be True or False"),
+        ({"export": ["jsonl"]}, "`export` must be one of tfrecord, jsonl, not ['jsonl'] (list)"),
+        ({"max_failures": True}, "`max_failures` must be a whole number, not True"),
+        ({"max_failures": 10**5000}, "`max_failures` is too large"),
+        ({"max_failures": "9" * 5000}, "must be a number of photos, or a percentage"),
+        ({"uri_column": 5}, "`uri_column` must be a text, not 5 (int)"),
+        ({"image_column": b"x"}, "`image_column` must be a text, not b'x' (bytes)"),
+        ({"name_column": ["x"]}, "`name_column` must be a text, not ['x'] (list)"),
+        ({"gpu": 5}, "`gpu` must be a text, not 5 (int)"),
+        ({"include": b"x"}, "`include` must be a text, or a list of texts, not b'x' (bytes)"),
+        (
+            {"exclude": ["x", np.zeros((99, 99))]},
+            "`exclude` must be a text, or a list of texts; one of them is array([[",
+        ),
         ({"limit": True}, "`limit` must be a whole number, not True"),
-        ({"stop": 5}, "`stop` 5: must be a threading.Event"),
-        ({"progress": 3}, "`progress` 3: must be a function"),
-        ({"beam_options": "--runner=X"}, "`beam_options` '--runner=X': must be a list of texts"),
+        ({"stop": 5}, "`stop` must be a threading.Event, not 5 (int)"),
+        ({"progress": 3}, "`progress` must be a function, not 3 (int)"),
+        ({"beam_options": "--runner=X"}, "`beam_options` must be a list of texts, one for each option, or Pipeline"),
+        (
+            {"beam_options": None},
+            "`beam_options` must be a list of texts, one for each option, or PipelineOptions, not",
+        ),
+        ({"beam_options": 5}, "PipelineOptions, not 5 (int)"),
+        ({"beam_options": ["--runner", 5]}, "PipelineOptions; one of them is 5 (int)"),
+        ({"beam_options": (option for option in ["--runner=Nobody"])}, "Beam has no runner Nobody"),
         ({"settings": {"beam_widht": 5}}, "beam_width"),
     ],
 )
 def test_2_wrong_arguments(by_function, argument, complaint, tmp_path):
-    with pytest.raises(beamscribe.InputError, match=re.escape(complaint)):
+    with pytest.raises(beamscribe.InputError, match=re.escape(complaint)) as error:
         by_function(**argument)
+    assert str(error.value).isprintable()
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_of_bytes_and_options_from_a_generator(photos, tmp_path, tiny_bundle):
+    job = caption_function.job_of(
+        BytesPath(photos),
+        BytesPath(tmp_path / "out"),
+        bundle=BytesPath(tiny_bundle),
+        beam_options=(option for option in ["--direct_num_workers=3"]),
+    )
+    assert (job.options.inputs, job.options.output) == ((str(photos),), str(tmp_path / "out"))
+    assert (job.options.bundle, job.options.workers) == (str(tiny_bundle), 3)
 
 
 def test_3_too_many_failures(by_command, by_function, photos, tmp_path):

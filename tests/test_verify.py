@@ -381,7 +381,7 @@ def test_folders_without_captions(tmp_path, capsys):
 def test_names_can_not_command_the_terminal(output, wrong):
     finish(output, "3", [row("/p/\x1b[31m\n.jpg"), row("/p/\x1b[31m\n.jpg")])
     (line,) = wrong()
-    assert line.startswith("/p/\ufffd[31m\ufffd.jpg: has two rows in run 3")
+    assert line.startswith("/p/\\x1b[31m\\n.jpg: has two rows in run 3")
 
 
 def test_digests_tell_rows_apart():

@@ -17,10 +17,12 @@ def checked(uri: str) -> str:
       uri: what the user typed.
 
     Raises:
-      InputError: there is no such folder, or no run has written to it.
+      InputError: there is no such folder, no run has written to it, or what was typed is empty.
       BeamscribeError: the folder can't be read.
     """
+    from beamscribe.model.errors import path_of
     from beamscribe.pipelines.output import tables
 
+    path_of("OUTPUT", uri)
     with tables.readable(uri):
         return tables.checked(uri)

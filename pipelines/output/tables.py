@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
-from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, flag, nearest, one_line, path_of, shown
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import layout, rows
 from beamscribe.pipelines.photos import CAPTION_SCHEMA
@@ -25,7 +26,8 @@ def read(output: str | os.PathLike[str], columns: Sequence[str] | None = None, *
       A table with a row for each photo, captioned or failed, in the order of runs and shards.
 
     Raises:
-      InputError: there is no such folder, no run has written to it, or it has no such column.
+      InputError: there is no such folder, no run has written to it, there is no such column, or an argument is of
+        another type.
       BeamscribeError: a file of the folder can't be read, is damaged, or is of a newer version of Beamscribe.
 
     Example:
@@ -55,15 +57,34 @@ def scan(
       >>> sum(batch.num_rows for batch in beamscribe.scan("captions", ["photo"]))
       3
     """
-    uri = os.fspath(output)
-    names = CAPTION_SCHEMA.names if columns is None else [columns] if isinstance(columns, str) else list(columns)
-    for name in names:
-        if name not in CAPTION_SCHEMA.names:
-            raise InputError(f"`columns`: there is no column {name}{nearest(str(name), CAPTION_SCHEMA.names)}")
+    uri = path_of("output", output)
+    names = CAPTION_SCHEMA.names if columns is None else _columns(columns)
+    flag("history", history)
     with readable(uri):
         files = layout.committed_files(checked(uri))
     schema = pa.schema([CAPTION_SCHEMA.field(name) for name in names])
     return pa.RecordBatchReader.from_batches(schema, _batches(uri, files, schema, history))
+
+
+def _columns(given: Any) -> list[str]:
+    """The names of columns that a caller gives.
+
+    Raises:
+      InputError: one of them is no name of a column, there is none, or one comes twice.
+    """
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise InputError(f"`columns` must be a list of names, not {shown(given)}")
+    names = [given] if isinstance(given, str) else list(given)
+    for place, name in enumerate(names):
+        if not isinstance(name, str):
+            raise InputError(f"`columns` must be a list of names; one of them is {shown(name)}")
+        if name not in CAPTION_SCHEMA.names:
+            raise InputError(f"`columns`: there is no column {name}{nearest(name, CAPTION_SCHEMA.names)}")
+        if name in names[:place]:
+            raise InputError(f"`columns`: {name} comes twice; name each column once")
+    if not names:
+        raise InputError("`columns` is empty; name a column, or give None for all")
+    return names
 
 
 def _batches(uri: str, files: Sequence[str], schema: pa.Schema, history: bool) -> Iterator[pa.RecordBatch]:
