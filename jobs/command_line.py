@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -10,6 +11,9 @@ from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_li
 
 # The options whose names are not those of the arguments of `beamscribe.caption` that they set.
 _OPTIONS = {"inputs": "--input", "deduplicate": "--no-deduplicate"}
+# So much of a misspelt option is right; no option of Beam is so like one of ours that must be given.
+_MISSPELT = 0.75
+_NEVER_IN_A_FILE = ("--help", "--config")
 
 
 class UsageError(InputError):
@@ -23,13 +27,31 @@ class Parser(argparse.ArgumentParser):
         # Options of Beam's must pass through, also those that are beginnings of one of ours.
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parses a command line; see `argparse`.
+
+        Raises:
+          UsageError: the command line is wrong. Where it lacks an option that it misspells, the error says so.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        try:
+            return super().parse_known_args(given, namespace)
+        except UsageError:
+            words = [word.partition("=")[0] for word in given]
+            lacking = argparse_internals.required_in(self).difference(words)
+            known = argparse_internals.names_in(self)
+            for word in words:
+                if word.startswith("--") and word not in known and (hint := nearest(word, lacking, _MISSPELT)):
+                    raise UsageError(f"unknown argument {word}{hint}") from None
+            raise
+
     def error(self, message: str) -> NoReturn:
         """Raises the error that argparse has found."""
         raise UsageError(message.removeprefix("argument "))
 
 
 def text_of(error: BeamscribeError) -> str:
-    """What an error says, with options in place of arguments in backticks: `--beam-width` for `beam_width`."""
+    """What an error says, in one line: options, such as `--beam-width`, in place of arguments in backticks."""
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda match: option_of(match[1]), str(error))
 
 
@@ -42,16 +64,19 @@ def value_of(option: str, arguments: Sequence[str]) -> str | None:
     """The value that a command line gives to an option; None where it does not.
 
     Raises:
-      UsageError: the option is the last word.
+      UsageError: the option is the last word, or comes twice.
     """
-    for place, argument in enumerate(arguments):
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-        if argument == option:
-            if place + 1 == len(arguments):
-                raise UsageError(f"{option}: expected one argument")
-            return arguments[place + 1]
-    return None
+    places = [place for place, argument in enumerate(arguments) if argument.partition("=")[0] == option]
+    if not places:
+        return None
+    if len(places) > 1:
+        raise UsageError(f"{option}: give it once")
+    place = places[0]
+    if "=" in arguments[place]:
+        return arguments[place].partition("=")[2]
+    if place + 1 == len(arguments):
+        raise UsageError(f"{option}: expected one argument")
+    return arguments[place + 1]
 
 
 def with_file(arguments: Sequence[str], path: str, parser: argparse.ArgumentParser, beam: Iterable[str]) -> list[str]:
@@ -72,8 +97,10 @@ def with_file(arguments: Sequence[str], path: str, parser: argparse.ArgumentPars
     added: list[str] = []
     for key, value in _read(path).items():
         name = long.get(str(key).replace("-", "_"))
-        if name is None or name in ("--help", "--config"):
-            proposals = (option.removeprefix("--") for option in long.values())
+        if name in _NEVER_IN_A_FILE:
+            raise InputError(f"{path}: {key} is for the command line alone; take it out of the file")
+        if name is None:
+            proposals = (option.removeprefix("--") for option in long.values() if option not in _NEVER_IN_A_FILE)
             raise InputError(f"{path}: unknown option {key}{nearest(str(key), proposals)}")
         if name in given or value is None or value is False:
             continue

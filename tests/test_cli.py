@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from beamscribe.jobs import cli, command_line
-from beamscribe.jobs.command_line import Parser
+from beamscribe.jobs import argparse_internals, cli, command_line
+from beamscribe.jobs.command_line import Parser, UsageError
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.errors import BeamscribeError, InputError
 
@@ -71,6 +71,17 @@ def test_the_version(capsys):
         (["show"], "beamscribe show: the following arguments are required: OUTPUT; see"),
         (["show", "x", "--limit", "some"], "beamscribe show: --limit: invalid int value: 'some'; see"),
         (["caption", "--input", "x"], "the following arguments are required: --output; see"),
+        (
+            ["caption", "--inputt", "x", "--output", "y"],
+            "caption: unknown argument --inputt; did you mean --input? see",
+        ),
+        (["prepare", "--receipe=x", "--flip"], "prepare: unknown argument --receipe; did you mean --recipe? see"),
+        # It is like one that is lacking, but known.
+        (["caption", "--include", "x"], "the following arguments are required: --input, --output; see"),
+        (["recipes", "show", "transformer", "--quite"], "unknown argument --quite; did you mean --quiet? see"),
+        (["captoin\x1b[31m\n"], "beamscribe: unknown command captoin\\x1b[31m\\n; did you mean caption? see"),
+        (["show", "no\r\nwhere\x1b"], "no\\r\\nwhere\\x1b; give the folder"),
+        (["show", "x", "--a\nb"], "unknown argument --a\\nb; see"),
         (["caption", "--input", "x", "--output", "y", "--max-failure", "3"], "did you mean --max-failures? see"),
         (
             ["caption", "--input", "x", "--output", "y", "--direct_num_worker=3"],
@@ -85,10 +96,32 @@ def test_a_usage_error_is_one_line_and_a_hint(arguments, complaint, capsys):
     assert complaint in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
+def test_options_of_every_command_may_stand_anywhere(tmp_path, capsys):
+    (tmp_path / "verbose.yaml").write_text("verbose: true\n")
+    for words in ("--quiet show transformer", "show --quiet transformer", "show transformer --quiet"):
+        assert cli.main(["recipes", *words.split()]) == 0
+        assert logging.getLogger("beamscribe").level == logging.WARNING
+        assert capsys.readouterr().out.startswith("name: transformer\n")
+    assert cli.main(["recipes", "show", "transformer", "--config", str(tmp_path / "verbose.yaml")]) == 0
+    assert logging.getLogger("beamscribe").level == logging.DEBUG
+
+
+def test_no_option_of_beam_is_taken_for_one_that_lacks():
+    from beamscribe.jobs.runners import beam_internals
+
+    for command in ("caption", "plan", "prepare"):
+        parser = cli._parser(command, cli._module(command, ()))
+        others = beam_internals.option_names() - argparse_internals.names_in(parser)
+        with pytest.raises(UsageError, match="the following arguments are required"):
+            parser.parse_known_args(sorted(others))
+
+
 def test_errors_name_options():
     error = BeamscribeError("`max_failures` 7: give `inputs`, or leave `deduplicate` out; `plan me` is none")
     expected = "--max-failures 7: give --input, or leave --no-deduplicate out; `plan me` is none"
     assert command_line.text_of(error) == expected
+    # Names of other scripts stay as they are, also what is no UTF-8 is shown.
+    assert command_line.text_of(BeamscribeError("写真\u3000é\ud800\u202e\t")) == "写真\u3000é\\ud800\\u202e\\t"
 
 
 def test_beam_options_are_known():
@@ -151,7 +184,8 @@ def test_the_command_line_wins(parser, tmp_path):
         ("max-failure: 3", "unknown option max-failure; did you mean max-failures?"),
         ("direct_num_worker: 3", "unknown option direct_num_worker; did you mean direct_num_workers?"),
         ("xyzzy: 3", "unknown option xyzzy"),
-        ("config: other.yaml", "unknown option config"),
+        ("config: other.yaml", "config is for the command line alone; take it out of the file"),
+        ("help: true", "help is for the command line alone"),
         ("input: {a: b}", "input: give a text, a number, true, false, or a list of texts"),
         ("input: [true]", "input: give a text"),
         ("- input", "does not map options to values"),
@@ -171,6 +205,9 @@ def test_a_file_that_is_not_there_is_one_line(capsys):
         capsys.readouterr().err == "beamscribe caption: --config: can't read nowhere.yaml: No such file or directory\n"
     )
     assert cli.main(["caption", "--config"]) == 2
+    capsys.readouterr()
+    assert cli.main(["caption", "--config", "a.yaml", "--config=b.yaml"]) == 2
+    assert capsys.readouterr().err == "beamscribe caption: --config: give it once; see `beamscribe caption --help`\n"
 
 
 def test_a_run_by_a_file(tmp_path, tiny_bundle, make_photo, capsys):

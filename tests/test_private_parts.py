@@ -44,9 +44,10 @@ def test_beam_has_a_place_for_the_module_that_measures_memory():
 def test_argparse_has_a_list_of_options():
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-a", "--all")
-    parser.add_argument_group("more").add_argument("--most")
+    parser.add_argument_group("more").add_argument("--most", "-m", required=True)
     parser.add_argument("position")
-    assert argparse_internals.names_in(parser) == {"-a", "--all", "--most"}
+    assert argparse_internals.names_in(parser) == {"-a", "--all", "--most", "-m"}
+    assert argparse_internals.required_in(parser) == {"--most", "-m"}
 
 
 def test_the_direct_runner_waits_for_its_processes_in_threads_of_a_known_name():

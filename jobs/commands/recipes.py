@@ -14,6 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="what", metavar="show")
     show = commands.add_parser("show", help="print one recipe as YAML")
     show.add_argument("name", metavar="NAME", help="name of a recipe of the package, or a YAML file")
+    # The options for every command, which argparse would take before `show` alone; those not given stay as they are.
+    for option in ("--quiet", "--verbose"):
+        show.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    show.add_argument("--config", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
