@@ -124,6 +124,8 @@ def test_many_runs_become_few_sorted_files(tmp_path, capsys):
 
     assert cli.main(["compact", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "nothing to do\n"
+    assert cli.main(["compact", str(tmp_path), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
     assert checks.verify(str(tmp_path)).findings == []
 
 

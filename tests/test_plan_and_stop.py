@@ -49,7 +49,7 @@ def test_a_plan_says_what_a_run_then_does(planned, photos, tmp_path, tiny_bundle
     assert (report.listed, report.captioned + report.failed) == (12, 12)
     make_photo(photos / "new.jpg")
     make_photo(photos / "3.jpg", width=99)
-    said = planned()
+    said = planned("--quiet")
     assert said[0] == "listed 13 = to skip 10 + to caption 3"
     assert set(said[1:6]) == {
         "  to skip: 9 captioned",
@@ -94,6 +94,8 @@ def test_nothing_to_stop(photos, tmp_path, tiny_bundle, capsys):
     beamscribe.caption(photos, tmp_path / "out", bundle=tiny_bundle)
     assert cli.main(["stop", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == "no run is going on\n"
+    assert cli.main(["stop", str(tmp_path / "out"), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
     assert cli.main(["stop", str(tmp_path / "nowhere")]) == 2
 
 

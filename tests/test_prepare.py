@@ -39,8 +39,9 @@ def examples_in(folder):
     ]
 
 
-def test_one_example_a_photo_of_the_split(photos):
+def test_one_example_a_photo_of_the_split(photos, capsys):
     assert prepared(photos, "--flip") == 0
+    assert capsys.readouterr().out == f"3 photos with 6 captions in {photos / 'data'}\n"
     examples = examples_in(photos)
     assert [e["photo"].bytes_list.value[0] for e in examples] == [b"3.jpg", b"0.jpg", b"4.jpg"]
     assert list(examples[0]["captions"].bytes_list.value) == [b"A dog number 3 .", b"Dogs, say 3"]
@@ -63,8 +64,9 @@ def test_one_example_a_photo_of_the_split(photos):
     assert 'name: "features_flipped"' in (photos / "data" / "schema.pbtxt").read_text()
 
 
-def test_images_are_stored_as_the_encoder_takes_them(photos):
-    assert prepared(photos, "--store", "images") == 0
+def test_images_are_stored_as_the_encoder_takes_them(photos, capsys):
+    assert prepared(photos, "--store", "images", "--quiet") == 0
+    assert capsys.readouterr().out == ""
     (example, *_) = examples_in(photos)
     pixels = np.frombuffer(example["image"].bytes_list.value[0], np.uint8).reshape(64, 64, 3)
     np.testing.assert_array_equal(pixels, to_pixels.convert((photos / "images" / "3.jpg").read_bytes(), 64).pixels)
@@ -131,12 +133,14 @@ def test_mistakes_are_one_clear_line(photos, capfd):
         assert prepared(photos, *options) == status
         error = capfd.readouterr().err
         assert complaint in error and error.count("\n") == 1
+    # A run that fails leaves nothing behind, not even the folder that it made.
+    assert not (photos / "data").exists()
     Image.new("RGB", (9, 9)).save(photos / "images" / "9.jpg")
     assert prepared(photos) == 0
     assert prepared(photos) == 2
     assert "holds a dataset already" in capfd.readouterr().err
     (photos / "file").write_text("")
-    for output, status in ((str(photos / "file" / "data"), 1), ("gs://", 2)):
+    for output, status in ((str(photos / "file" / "data"), 1), ("gs://", 2), ("", 2)):
         assert prepared(photos, "--output", output) == status
         error = capfd.readouterr().err
         assert error.startswith("beamscribe prepare: ") and error.count("\n") == 1, error

@@ -104,6 +104,8 @@ def wrong(output, capsys):
 def test_all_is_well(output, capsys):
     assert cli.main(["verify", str(output)]) == 0
     assert capsys.readouterr().out == "all is well: 3 files of 2 runs, 7 rows, 5 photos\n"
+    assert cli.main(["verify", str(output), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_a_flipped_byte(output, wrong):
@@ -315,6 +317,8 @@ def test_a_run_that_has_not_finished_and_what_a_killed_writer_left(output, capsy
         f"note: temporary files that killed writers left: 1, for example {left}; `beamscribe compact` deletes them",
     ]
     assert last.startswith("all is well: ")
+    assert cli.main(["verify", str(output), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_rows_of_a_compaction_that_was_stopped_are_copies(output, capsys):
@@ -378,9 +382,11 @@ def test_folders_without_captions(tmp_path, capsys):
         assert problem in message and message.count("\n") == 1
 
 
-def test_names_can_not_command_the_terminal(output, wrong):
+def test_names_can_not_command_the_terminal(output, wrong, capsys):
     finish(output, "3", [row("/p/\x1b[31m\n.jpg"), row("/p/\x1b[31m\n.jpg")])
     (line,) = wrong()
+    assert cli.main(["verify", str(output), "--quiet"]) == 1
+    assert capsys.readouterr().out == f"{line}\n"
     assert line.startswith("/p/\\x1b[31m\\n.jpg: has two rows in run 3")
 
 

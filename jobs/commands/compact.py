@@ -13,7 +13,7 @@ from beamscribe.jobs.options import output_folder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from beamscribe.pipelines.output.compaction import Compaction, FileRecord
+    from beamscribe.pipelines.output.compaction import Compaction, FileRecord, Outcome
 
 EXAMPLE = "beamscribe compact /captions"
 
@@ -39,13 +39,18 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
             outcome = compaction.compact(output, lost)
     except OSError as error:
         raise BeamscribeError(f"can't compact {output}: {one_line(error)}; run it again to go on") from None
+    if not options.quiet:
+        _print_outcome(outcome)
+    return 0
+
+
+def _print_outcome(outcome: "Outcome") -> None:
     if outcome.left_over:
         print(f"deleted {_files(outcome.left_over)} that an interrupted compaction had left")
     if outcome.folded:
         _print_summary(outcome.folded)
     elif not outcome.left_over:
         print("nothing to do")
-    return 0
 
 
 def _print_summary(folded: "Compaction") -> None:

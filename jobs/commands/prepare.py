@@ -8,6 +8,8 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from beamscribe.jobs.terminal import printable
+
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -20,6 +22,8 @@ EXAMPLE = """beamscribe prepare --recipe transformer --images flickr8k/images \\
     --captions flickr8k/captions.txt --split flickr8k/Flickr_8k.trainImages.txt --flip --output data/train"""
 TAKES_BEAM_OPTIONS = True
 
+# What `write_dataset` writes beside `dataset.json`.
+_SCHEMA = "schema.pbtxt"
 # Seconds between two looks at the files that are written.
 _LOOK_SECONDS = 2.0
 
@@ -69,14 +73,16 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     fault = RunError(verdict.own_fault(len(faults), faults[0].photo, faults[0].message)) if faults else None
     if not dataset.photos:
         # Else the right command would find a dataset there.
-        stores.delete(stores.join(prepare.output, DATASET))
+        for name in (DATASET, _SCHEMA):
+            stores.delete(stores.join(prepare.output, name))
         first = dataset.failures[0]
         raise fault or BeamscribeError(
             f"`images`: none of the photos of {options.split} can be read; {first.photo}: {first.message}"
         )
     for failure in dataset.failures:
         _LOGGER.warning("left out: %s: %s: %s", failure.photo, failure.error, failure.message)
-    print(f"{dataset.photos} photos with {dataset.captions} captions in {prepare.output}")
+    if not options.quiet:
+        print(f"{dataset.photos} photos with {dataset.captions} captions in {printable(prepare.output)}")
     if fault:
         raise fault
     return 0
@@ -124,7 +130,7 @@ def _validated(options: argparse.Namespace) -> "PrepareOptions":
       BeamscribeError: a file can't be used, or the output can't be written to.
     """
     from beamscribe.model import annotations, recipe
-    from beamscribe.model.errors import BeamscribeError, InputError, one_line
+    from beamscribe.model.errors import BeamscribeError, InputError, one_line, path_of
     from beamscribe.model.quiet import quiet_imports
     from beamscribe.model.training.dataset_description import DATASET, EXAMPLES
     from beamscribe.pipelines import stores, tf_examples
@@ -135,7 +141,7 @@ def _validated(options: argparse.Namespace) -> "PrepareOptions":
     captions = annotations.captions_of_split(options.split, options.captions)
     if stores.is_local(options.images) and not os.path.isdir(options.images):
         raise InputError(f"`images`: there is no folder {options.images}")
-    output = stores.absolute(options.output)
+    output = stores.absolute(path_of("output", options.output))
     try:
         if stores.exists(stores.join(output, DATASET)):
             raise InputError(f"`output`: {output} holds a dataset already; delete it or choose another folder")

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     with tables.readable(options.output):
         files = layout.committed_files(output_folder.checked(options.output))
         if not files:
-            print(f"{options.output} holds no captions yet", file=sys.stderr)
+            print(f"{printable(options.output)} holds no captions yet", file=sys.stderr)
             return 0
         with until_closed():
             if options.format == "table":

@@ -26,8 +26,9 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         stopped = history.stop_earlier(output, "it was asked to, by `beamscribe stop`", StopCause.ASKED)
     except OSError as error:
         raise BeamscribeError(f"can't write to {output}: {one_line(error)}") from error
-    for run_id in stopped:
-        print(f"run {run_id} takes no more shards")
-    if not stopped:
-        print("no run is going on")
+    if not options.quiet:
+        for run_id in stopped:
+            print(f"run {run_id} takes no more shards")
+        if not stopped:
+            print("no run is going on")
     return 0

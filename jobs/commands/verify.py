@@ -1,7 +1,8 @@
 """Checks the committed rows: that they can be read, add up, and hold each photo once.
 
 With --input, it also checks that every photo of the inputs has a row for its present version. It changes nothing. For
-each problem it prints a line: where, what, and what to do. The exit status is 0 if all is well and 1 if it is not.
+each problem it prints a line: where, what, and what to do. The exit status is 0 if all is well and 1 if it is not. With
+--quiet, it prints the problems only.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from beamscribe.jobs.terminal import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from beamscribe.pipelines.output.checks import Result
     from beamscribe.pipelines.photos import PhotoRef
 
 EXAMPLE = "beamscribe verify /captions --input /photos"
@@ -35,13 +37,18 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         result = checks.verify(output, _listing(options) if options.inputs else None)
     except OSError as error:
         raise BeamscribeError(f"can't read {output}: {one_line(error)}") from None
-    for note in result.notes:
+    for note in () if options.quiet else result.notes:
         print(f"note: {printable(note)}")
     for finding in result.findings:
         print(printable(f"{finding.subject}: {finding.problem}; {finding.remedy}"))
+    if not options.quiet:
+        _print_summary(result)
+    return 1 if result.findings else 0
+
+
+def _print_summary(result: "Result") -> None:
     extent = f"{result.files:,} files of {result.runs:,} runs, {result.rows:,} rows, {result.photos:,} photos"
     print(f"not all is well: {extent}" if result.findings else f"all is well: {extent}")
-    return 1 if result.findings else 0
 
 
 def _listing(options: argparse.Namespace) -> "Iterator[PhotoRef]":
