@@ -1,5 +1,6 @@
 """Inputs of all kinds: how they are told apart, and which of their files are listed."""
 
+import gzip
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beamscribe.jobs import cli
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, InputError
 from beamscribe.pipelines import listing, stores
 from beamscribe.pipelines.failures import ErrorCode, Failure
 from beamscribe.pipelines.photos import PhotoRef
@@ -168,6 +169,54 @@ def test_damaged_archives_of_a_glob_are_failures(tmp_path):
     refs, ignored = listed(tmp_path / "*.*")
     assert names([ref for ref in refs if ref.failure], tmp_path) == ["broken.parquet", "broken.tar", "empty.zip"]
     assert len(refs) == 9 and ignored == [".txt"]
+
+
+TAR_OF_NOTHING = bytes(10240)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        *((f"empty.{kind}", b"") for kind in ("txt", "csv", "tsv", "jsonl", "tar", "tfrecord")),
+        ("mark.csv", b"\xef\xbb\xbf"),
+        ("line.csv", b"\r\n"),
+        ("header.csv", b"uri\n"),
+        ("nothing.tar", TAR_OF_NOTHING),
+        ("nothing.tar.gz", gzip.compress(TAR_OF_NOTHING)),
+        ("nothing.tgz", gzip.compress(b"")),
+        ("nothing.tfrecord.gz", gzip.compress(b"")),
+        ("nothing.zip", b"PK\x05\x06" + bytes(18)),
+    ],
+)
+def test_an_input_of_nothing_holds_no_photos(name, data, tmp_path, tiny_bundle, capsys):
+    (tmp_path / name).write_bytes(data)
+    given = ["--input", str(tmp_path / name), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
+    for command in ("plan", "caption") if name in ("empty.csv", "empty.tar", "nothing.tar") else ("plan",):
+        assert cli.main([command, *given]) == 5
+        assert f"no photos in {tmp_path / name}; " in capsys.readouterr().err
+        assert cli.main([command, *given, "--allow-empty"]) == 0
+        assert "listed 0 = " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tgz", "a.tar.gz", "a.tar.xz", "a.tfrecord.gz"])
+def test_what_can_not_be_empty_is_cut_short(name, tmp_path):
+    (tmp_path / name).write_bytes(b"")
+    ((ref,), _) = listed(tmp_path / name)
+    assert (ref.photo, ref.failure.error) == (str(tmp_path / name), ErrorCode.TRUNCATED)
+
+
+@pytest.mark.parametrize("data", [b"", bytes(512), b"a.jpg\n"])
+def test_what_is_called_parquet_and_is_none(data, tmp_path):
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(InputError, match=f"^can't read {tmp_path / 'a.parquet'}: "):
+        listed(tmp_path / "a.parquet")
+
+
+def test_a_tar_without_bytes_is_counted_in_a_glob(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"")
+    (tmp_path / "b.tar").write_bytes(make_tar(tmp_path / "x").read_bytes())
+    refs, ignored = listed(tmp_path / "*.tar")
+    assert refs and not any(ref.failure for ref in refs) and ignored == [".tar", ".txt"]
 
 
 def test_a_glob_follows_each_folder_once(tmp_path):

@@ -1,4 +1,4 @@
-"""Tells the kind of an input by its bytes."""
+"""Tells the kind of an input by its bytes or, where they don't tell, by its name."""
 
 import re
 import tarfile
@@ -13,7 +13,8 @@ from beamscribe.pipelines.sources import compression, damage, lists, parquets, t
 from beamscribe.pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, extension_of
 from beamscribe.pipelines.stores import uris
 
-# Names of containers: among the files that match a glob, only those with such a name are opened to tell their kind.
+# Names of containers: among the files that match a glob, only those with such a name are opened to tell their kind. Of
+# a file whose bytes are none or zeros, as those of an archive of nothing are, the name tells its kind.
 _NAMES = {
     "tar": re.compile(r"\.(tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$"),
     "zip": re.compile(r"\.zip$"),
@@ -69,8 +70,7 @@ def kind_in_glob(uri: str, options: ListOptions) -> str | None:
     Returns:
       None for other files, and for Parquet files without photos, which often lie beside archives.
     """
-    name = uri.rpartition("/")[2].lower()
-    by_name = next((kind for kind, names in _NAMES.items() if names.search(name)), None)
+    by_name = _kind_by_name(uri)
     if options.format or by_name is None:
         return options.format
     try:
@@ -79,11 +79,18 @@ def kind_in_glob(uri: str, options: ListOptions) -> str | None:
         return by_name
 
 
+def _kind_by_name(uri: str) -> str | None:
+    name = uri.rpartition("/")[2].lower()
+    return next((kind for kind, names in _NAMES.items() if names.search(name)), None)
+
+
 def _file(uri: str, options: ListOptions) -> str:
     head = stores.head(uri, HEAD_BYTES)
     if formats.codecs(head):
         return "photo"
     kind = _container(uri, options)
+    if kind is None and not _unpacked(uri, head).strip(b"\0"):
+        kind = _kind_by_name(uri)
     if kind:
         return kind
     if extension_of(uri) in lists.EXTENSIONS:

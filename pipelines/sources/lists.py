@@ -94,6 +94,8 @@ def _values(uri: str, options: ListOptions) -> Iterator[tuple[int, Any]]:
             file.seek(0)
             yield from _of_parquet(uri, pq.ParquetFile(file), options)
             return
+        if extension == ".parquet":
+            raise InputError(f"can't read {uri}: it has the name of a Parquet file, but is none")
         file.seek(0)
         # Files may have names that are not UTF-8.
         text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
@@ -118,6 +120,9 @@ def _of_parquet(uri: str, table: pq.ParquetFile, options: ListOptions) -> Iterat
 def _of_csv(uri: str, text: Iterable[str], delimiter: str, options: ListOptions) -> Iterator[tuple[int, Any]]:
     try:
         rows = csv.DictReader(text, delimiter=delimiter)
+        if not rows.fieldnames and next(rows, None) is None:
+            # A list of nothing has no columns.
+            return
         column = _column(uri, rows.fieldnames or (), options)
         for row in rows:
             yield rows.line_num, row[column] or None

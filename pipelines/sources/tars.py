@@ -32,6 +32,11 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     version = stores.version(uri)
     with compression.opened(uri) as (stream, is_plain):
         try:
+            if not stream.read(1):
+                # To `tar`, it is an archive of nothing. As it may also be a copy that failed, the report counts it.
+                yield Ignored(extension_of(uri))
+                return
+            stream.seek(0)
             for number, member in enumerate(_entries(stream)):
                 if member.isdir():
                     continue
