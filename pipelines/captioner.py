@@ -227,14 +227,20 @@ def _iterated(photos: Any) -> Iterator[Any]:
 
 def _taken(photo: Any, index: int) -> _Taken:
     if isinstance(photo, str | os.PathLike):
-        uri = os.fsdecode(photo)
+        try:
+            uri = os.fsdecode(photo)
+        except TypeError as error:
+            raise InputError(f"`photos`: item {index} is no path: {one_line(error)}") from None
         if not stores.is_local(uri):
             return _Taken(PhotoRef(uri, etag=""), None, 0)
         # The name that a job gives the photo.
         ref = files.list_photo(local.absolute(uri))
         return _Taken(ref, None, ref.size)
     if isinstance(photo, bytes | bytearray | memoryview):
-        data = bytes(photo)
+        try:
+            data = bytes(photo)
+        except ValueError:
+            raise InputError(f"`photos`: item {index} is a memoryview that was released; give its bytes") from None
         return _Taken(PhotoRef("", etag=""), data, len(data))
     if isinstance(photo, Image.Image):
         return _Taken(PhotoRef("", etag=""), photo, _PIXEL_BYTES * photo.width * photo.height)

@@ -182,6 +182,11 @@ def test_one_photo_is_not_several(model, one):
     assert str(error.value) == "`photos` must be a list or another iterable of photos; for one photo, give [photo]"
 
 
+class BrokenPath(os.PathLike):
+    def __fspath__(self):
+        return 5
+
+
 def test_mistakes_of_the_caller_are_errors(model, photos, tmp_path):
     complaints = {
         5: "`photos` must be a list or another iterable of photos, not int",
@@ -194,15 +199,29 @@ def test_mistakes_of_the_caller_are_errors(model, photos, tmp_path):
     for wrong in (5, None, ["a.jpg"], np.zeros((9, 9, 3), np.uint8)):
         with pytest.raises(InputError, match=f"^`photos`: item 1 is of the type {type(wrong).__name__}; give paths,"):
             model.caption([photos[0], wrong])
+    released = memoryview(b"no photo")
+    released.release()
+    for wrong, complaint in ((released, "is a memoryview that was released"), (BrokenPath(), "is no path: ")):
+        with pytest.raises(InputError, match=f"^`photos`: item 1 {complaint}"):
+            model.caption([photos[0], wrong])
     # They are found before any photo is taken.
     for options in ({"settings": {"beam_wdth": 2}}, {"alternatives": 2}, {"batch_size": 0}, {"max_pixels": 1.5}):
         with pytest.raises(InputError):
             model.captions(photos, **options)
-    for wrong, complaint in ((tmp_path, "is not a model bundle: it has no bundle.json"), (5, "must be a path")):
+    for wrong, complaint in (
+        (tmp_path, "is not a model bundle: it has no bundle.json"),
+        (5, "must be a path"),
+        ("", "is empty"),
+    ):
         with pytest.raises(InputError, match=complaint):
             load(wrong)
     with pytest.raises(TypeError, match=r"can't be pickled; .* beamscribe\.CaptionPhotos"):
         pickle.dumps(model)
+
+
+def test_a_path_that_no_file_can_have_is_a_failure(model, photos):
+    captions = model.caption([photos[0], "a\0b.jpg", ""])
+    assert [caption.failure and caption.failure.stage for caption in captions] == [None, "read", "read"]
 
 
 def test_it_says_what_it_is(model, tiny_bundle):

@@ -129,7 +129,7 @@ def test_no_failures(commit, shown):
 
 def test_names_can_not_command_the_terminal(commit, shown):
     commit("1", row("/p/\x1b[31ma\nb.jpg", "a \x07dog"))
-    assert shown().splitlines()[3:] == ["\ufffd[31ma\ufffdb.jpg  a \ufffddog"]
+    assert shown().splitlines()[3:] == ["\\x1b[31ma\\nb.jpg  a \\x07dog"]
 
 
 def test_fits_a_narrow_terminal(commit, tmp_path):
@@ -167,6 +167,9 @@ def test_folders_that_hold_no_captions(tmp_path, capsys):
     assert "holds no captions" in capsys.readouterr().err
     assert cli.main(["show", str(tmp_path / "none")]) == 2
     assert "no folder" in capsys.readouterr().err
+    # As where a shell variable is not set.
+    assert cli.main(["show", ""]) == 2
+    assert "`OUTPUT` is empty" in capsys.readouterr().err
     assert cli.main(["show", str(tmp_path), "--limit", "-1"]) == 2
     assert "--limit -1" in capsys.readouterr().err
 
