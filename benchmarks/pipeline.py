@@ -193,7 +193,7 @@ def parts(images: Path, folder: Path) -> dict[str, float]:
         return _milliseconds(lambda: found.update({name: work()}), len(paths))
 
     times = {"read": keep("bytes", lambda: [path.read_bytes() for path in paths])}
-    times["decode"] = keep("decoded", lambda: to_pixels.convert_all(found["bytes"], model.image_size))
+    times["decode"] = keep("decoded", lambda: [to_pixels.convert(data, model.image_size) for data in found["bytes"]])
     pixels = np.stack([decoded.pixels for decoded in found["decoded"] if decoded.pixels is not None])
     batches = [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
     model.caption_features(model.features(batches[0]), description.settings)

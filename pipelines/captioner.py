@@ -12,13 +12,15 @@ from PIL import Image
 
 from beamscribe.model.bundle import Description
 from beamscribe.model.caption_settings import CaptionSettings
+from beamscribe.model.captioners import exported_model
 from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.model.errors import BeamscribeError, InputError, one_line
 from beamscribe.pipelines import bundle_cache, captioning, failures, stores
 from beamscribe.pipelines.captioning import Captioning
 from beamscribe.pipelines.failures import Failure, Stage
 from beamscribe.pipelines.images import process_pool, to_pixels
-from beamscribe.pipelines.images.to_pixels import MAX_PIXELS, Picture
+from beamscribe.pipelines.images.pictures import Picture
+from beamscribe.pipelines.images.to_pixels import MAX_PIXELS
 from beamscribe.pipelines.photos import Alternative, PhotoRef
 from beamscribe.pipelines.sources import files, reading
 from beamscribe.pipelines.sources.photo_reader import Photo, chunks
@@ -149,7 +151,7 @@ class Captioner:
 
         Raises:
           InputError: an argument is of another type or out of range, or a photo is of none of the types above.
-          BeamscribeError: there are no credentials for a store.
+          BeamscribeError: there are no credentials for a store, or this process was forked after a model was loaded.
         """
         return list(
             self.captions(
@@ -171,6 +173,7 @@ class Captioner:
         It takes photos from `photos` only a few batches before it yields their captions. Arguments and errors are those
         of `caption`; an error of the arguments is raised at once.
         """
+        exported_model.check_process()
         choices = captioning.checked(self._bundle, self._description, settings, alternatives, batch_size, max_pixels)
         return self._captions(_iterated(photos), choices)
 

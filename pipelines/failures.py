@@ -13,7 +13,7 @@ from beamscribe.model.errors import PROGRAMMING_ERRORS, one_line
 _LOGGER = logging.getLogger(__name__)
 _FAULT = "a fault of Beamscribe in the stage %s: %s"
 
-# The kinds of errors that this process has logged.
+# The kinds of errors that this process has logged since its last job began.
 _logged: set[str] = set()
 _lock = threading.Lock()
 
@@ -55,6 +55,7 @@ class ErrorCode(enum.StrEnum):
     TOO_LARGE = "too_large"
     TIMEOUT = "timeout"
     DECODER_CRASH = "decoder_crash"
+    DECODER_KILLED = "decoder_killed"
     MODEL_ERROR = "model_error"
     INTERNAL_ERROR = "internal_error"
 
@@ -108,6 +109,11 @@ _MEANINGS = {
         "Decoding the photo alone took longer than the limit.", (Stage.DECODE,), transient=True
     ),
     ErrorCode.DECODER_CRASH: _Meaning("The image process died while it decoded the photo.", (Stage.DECODE,)),
+    ErrorCode.DECODER_KILLED: _Meaning(
+        "The image process was killed from outside, several times, while it decoded the photo; for example, memory ran out.",
+        (Stage.DECODE,),
+        transient=True,
+    ),
     ErrorCode.MODEL_ERROR: _Meaning("The model failed on the photo.", (Stage.CAPTION,), transient=True),
     ErrorCode.INTERNAL_ERROR: _Meaning(
         "A fault of Beamscribe itself; the log has the traceback.", tuple(Stage), transient=True
@@ -139,7 +145,7 @@ class Fault(NamedTuple):
     """An error that is a fault of Beamscribe, in a form that an image process can send to its worker.
 
     Attributes:
-      kind: type and place of the error: faults of one kind are logged once per process.
+      kind: type and place of the error: faults of one kind are logged once per process and job.
       message: type, message and place of the error, in one line.
       traceback: the traceback, as Python prints it.
     """
@@ -156,15 +162,15 @@ def of_error(stage: Stage, error: Exception) -> Failure:
     compute a batch. In the other stages, `PROGRAMMING_ERRORS` are faults. Code that parses damaged bytes calls
     `is_own_fault` first, since libraries raise programming errors for such bytes, too.
 
-    Faults and errors of the model are logged, each kind once per process.
+    Faults and errors of the model are logged, each kind once per process and job.
 
     Args:
       stage: the stage in which the error was raised.
       error: any error; one that is no fault, and not about a missing file or a permission, gets the code `unreadable`.
     """
     if stage == Stage.CAPTION and _is_of_tensorflow(error):
-        if _is_new(fault_of(error).kind):
-            _LOGGER.warning("the model failed on photos: %s: %s", type(error).__name__, one_line(error))
+        said = "the model failed on photos: %s: %s"
+        log_once(fault_of(error).kind, logging.WARNING, said, type(error).__name__, one_line(error))
         return Failure(stage, ErrorCode.MODEL_ERROR, one_line(error))
     if stage == Stage.CAPTION or isinstance(error, PROGRAMMING_ERRORS):
         return of_fault(stage, error)
@@ -176,15 +182,13 @@ def of_error(stage: Stage, error: Exception) -> Failure:
 def of_fault(stage: Stage, error: Exception) -> Failure:
     """Describes an error that is a fault of Beamscribe, whatever its type, and logs its traceback."""
     fault = fault_of(error)
-    if _is_new(fault.kind):
-        _LOGGER.error(_FAULT, stage, fault.message, exc_info=error)
+    log_once(fault.kind, logging.ERROR, _FAULT, stage, fault.message, error=error)
     return Failure(stage, ErrorCode.INTERNAL_ERROR, fault.message)
 
 
 def log_remote_fault(stage: Stage, fault: Fault) -> None:
     """Logs the traceback of a fault that another process caught."""
-    if _is_new(fault.kind):
-        _LOGGER.error(f"{_FAULT}\n%s", stage, fault.message, fault.traceback)
+    log_once(fault.kind, logging.ERROR, f"{_FAULT}\n%s", stage, fault.message, fault.traceback)
 
 
 def is_own_fault(error: Exception) -> bool:
@@ -217,9 +221,23 @@ def _is_of_tensorflow(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (tensorflow is not None and isinstance(error, tensorflow.errors.OpError))
 
 
-def _is_new(kind: str) -> bool:
-    """Whether no error of this kind was logged by this process; from then on, one was."""
+def log_once(kind: str, level: int, message: str, *values: object, error: Exception | None = None) -> None:
+    """Logs a message, unless one of its kind was logged by this process since its last job began.
+
+    Args:
+      kind: the kind; the record has it as an attribute, by which whoever gathers the logs of several processes can tell
+        it.
+      level, message, values: as for `Logger.log`.
+      error: an error whose traceback is logged, too.
+    """
     with _lock:
         is_new = kind not in _logged
         _logged.add(kind)
-    return is_new
+    if is_new:
+        _LOGGER.log(level, message, *values, exc_info=error, extra={"kind": kind})
+
+
+def forget() -> None:
+    """Begins anew with what `log_once` logs: called where a job begins, since a process may run several."""
+    with _lock:
+        _logged.clear()

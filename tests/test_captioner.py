@@ -388,6 +388,22 @@ def test_missing_credentials_are_an_error(model, monkeypatch):
         model.caption(["gs://archive/a.jpg"])
 
 
+def test_a_forked_process_is_told_that_it_can_not_use_the_model(model, photos, tmp_path):
+    child = os.fork()
+    if not child:
+        for use in (lambda: model.caption(photos[:1]), load):
+            try:
+                use()
+            except BeamscribeError as error:
+                with open(tmp_path / "said.txt", "a") as file:
+                    print(error, file=file)
+        os._exit(0)
+    os.waitpid(child, 0)
+    said = (tmp_path / "said.txt").read_text().splitlines()
+    assert len(said) == 2
+    assert all("was forked after a model was loaded" in line and "spawn" in line for line in said)
+
+
 # Without `if __name__ == "__main__"`.
 PROGRAM = """
 import json, os, sys
@@ -400,6 +416,8 @@ model = load(sys.argv[1])
 good, abort = open(sys.argv[2], "rb").read(), open(sys.argv[3], "rb").read()
 with Image.open(sys.argv[2]) as image:
     captions = model.caption([sys.argv[2], good, good + b"abort", abort, good + b"hang", image])
+# The process that hung was ended; this one is there at the end.
+assert model.caption([good])[0].failure is None
 found = {
     "errors": [caption.failure and caption.failure.error for caption in captions],
     "beam": "apache_beam" in sys.modules,
@@ -418,7 +436,8 @@ def test_a_process_of_ones_own(tmp_path, tiny_bundle, photos):
     (tmp_path / "hook" / "sitecustomize.py").write_text(
         f"import sys\nif 'program.py' not in ' '.join(sys.orig_argv):\n{indented(MISBEHAVING)}"
         "else:\n    from beamscribe.pipelines.images import process_pool\n"
-        "    process_pool.ImagePool.__init__.__defaults__ = (3.0, *process_pool.ImagePool.__init__.__defaults__[1:])\n"
+        "    make = process_pool.ImagePool.__init__\n"
+        "    make.__defaults__ = (60.0, 3.0, *make.__defaults__[2:])\n"
     )
     data = Path(photos[1]).read_bytes()
     (tmp_path / "abort.png").write_bytes(data + b"abort")
@@ -436,7 +455,6 @@ def test_a_process_of_ones_own(tmp_path, tiny_bundle, photos):
     assert found["errors"] == [None, None, "decoder_crash", "decoder_crash", "timeout", None]
     assert (found["beam"], found["cloud"], found["pillow"]) == (False, False, True)
     assert found["children"]
-    # The trackers of resources end when they see that their process has.
     wait_until(lambda: not any(map(psutil.pid_exists, found["children"])), 10.0)
 
 

@@ -11,7 +11,7 @@ from beamscribe.model.recipe import Encoder
 from beamscribe.pipelines import batches, counters
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
-from beamscribe.pipelines.images.to_pixels import Picture
+from beamscribe.pipelines.images.pictures import Picture
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.prepare_dataset import PrepareDataset, PrepareOptions
 from beamscribe.pipelines.sources.photo_reader import Photo

@@ -8,7 +8,7 @@ import pytest
 from beamscribe.pipelines import batches, failures, stores
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.images import formats
-from beamscribe.pipelines.images.to_pixels import Picture
+from beamscribe.pipelines.images.pictures import Picture
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import damage, reading
 from beamscribe.pipelines.sources.photo_reader import Photo

@@ -9,12 +9,12 @@ import sys
 import zlib
 
 import numpy as np
-import pebble
 import pytest
 from PIL import Image
 
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.images import to_pixels
+from beamscribe.pipelines.images.pictures import Picture
 from beamscribe.pipelines.images.process_pool import ImagePool
 from tests.test_to_pixels import COLOURED, GREY, encoded, png, png_chunk, rgb_tags, tiff
 
@@ -26,33 +26,26 @@ CASES = 3000
 CHUNK = 50
 # What a process may have used at its peak, MiB: the decoders alone are about 60.
 RESIDENT = 400
+# Codes of photos whose process has ended.
+ENDED = {ErrorCode.DECODER_CRASH, ErrorCode.DECODER_KILLED, ErrorCode.TIMEOUT}
 
 
 @pytest.fixture(scope="module")
 def pool():
-    pool = ImagePool(workers=1, timeout=60.0, memory=MEMORY)
+    pool = ImagePool(workers=1, memory=MEMORY)
     yield pool
     pool.close()
 
 
-def in_process(pool: ImagePool, photos: list[bytes], max_pixels: int) -> list[to_pixels.Picture | str]:
-    """What became of each photo, or how the process ended that decoded it."""
-    try:
-        return pool._processes.schedule(to_pixels.convert_all, (photos, SIZE, max_pixels), timeout=60).result()
-    except (pebble.ProcessExpired, TimeoutError) as error:
-        if len(photos) == 1:
-            return [repr(error)]
-        return [result for photo in photos for result in in_process(pool, [photo], max_pixels)]
-
-
 def peak_memory(pool: ImagePool) -> float:
     """The most memory that the process has used so far, MiB."""
+    (pid,) = pool.processes
     # Not what `getrusage` says: that begins with what the parent had when it started the process.
-    status = pool._processes.schedule(eval, ("open('/proc/self/status').read()",)).result()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) / 1024
 
 
-def check(decoded: to_pixels.Picture) -> None:
+def check(decoded: Picture) -> None:
     """Either pixels or a failure, and either as promised."""
     assert isinstance(decoded.sha256, str)
     # What the rows' columns hold.
@@ -104,8 +97,12 @@ def cases() -> list[tuple[str, str, bytes]]:
 def test_damaged_photos(pool):
     todo = cases()
     chunks = [todo[start : start + CHUNK] for start in range(0, CASES, CHUNK)]
-    results = [result for chunk in chunks for result in in_process(pool, [data for *_, data in chunk], MAX_PIXELS)]
-    died = [(name, kind, data.hex(), r) for (name, kind, data), r in zip(todo, results, strict=True) if type(r) is str]
+    results = [result for chunk in chunks for result in pool.convert([data for *_, data in chunk], SIZE, MAX_PIXELS)]
+    died = [
+        (name, kind, data.hex(), result.failure)
+        for (name, kind, data), result in zip(todo, results, strict=True)
+        if result.failure and result.failure.error in ENDED
+    ]
     assert not died
     for result in results:
         check(result)
@@ -252,9 +249,9 @@ HARMFUL = {
 def test_files_that_mean_harm_cost_one_row(pool, name):
     make, expected = HARMFUL[name]
     good = encoded(Image.new("RGB", (16, 16)))
-    before, result, after = in_process(pool, [good, make(), good], to_pixels.MAX_PIXELS)
+    before, result, after = pool.convert([good, make(), good], SIZE, to_pixels.MAX_PIXELS)
     # It ends no process, and the next photo finds nothing amiss.
-    assert not isinstance(result, str), result
+    assert not result.failure or result.failure.error not in ENDED
     check(result)
     code = result.failure and result.failure.error
     assert before.failure is None and after.failure is None

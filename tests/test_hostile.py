@@ -25,9 +25,8 @@ import os, time
 from beamscribe.pipelines.images import process_pool, to_pixels
 
 real = to_pixels.convert
-process_pool.PHOTO_TIMEOUT = 6.0
 make = process_pool.ImagePool.__init__
-make.__defaults__ = (3.0, *make.__defaults__[1:])
+make.__defaults__ = (60.0, 3.0, *make.__defaults__[2:])
 
 def decode(data, size, max_pixels=0):
     if data.endswith(b"abort"):

@@ -61,8 +61,15 @@ def wait_for(folder: Path, pattern: str = "out/captions/*/*.parquet") -> None:
         time.sleep(0.05)
 
 
-def in_session(session: int) -> list[list[str]]:
-    """The command lines of the processes of a session."""
+def left_in(session: int) -> list[list[str]]:
+    """The command lines of the processes of a session that go on; one that is ending gets a moment."""
+    end = time.monotonic() + 2
+    while (found := _in_session(session)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def _in_session(session: int) -> list[list[str]]:
     found = []
     for process in psutil.process_iter():
         try:
@@ -78,7 +85,7 @@ def check_the_end(process: subprocess.Popen, number: signal.Signals) -> None:
     assert process.returncode == -number
     line = f"beamscribe caption: stopped by {number.name}; committed captions stay, run the same command again to go on"
     assert said.strip() == line
-    assert in_session(process.pid) == []
+    assert left_in(process.pid) == []
 
 
 @pytest.mark.parametrize("number", interruption.SIGNALS)
@@ -194,7 +201,7 @@ def test_ctrl_c_in_a_program_is_a_keyboard_interrupt(start, tmp_path, tiny_bundl
     wait_for(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=60)[0] == "interrupted\n"
-    assert process.returncode == 0 and in_session(process.pid) == []
+    assert process.returncode == 0 and left_in(process.pid) == []
     assert 0 < beamscribe.read(tmp_path / "out").num_rows < 60
 
 

@@ -1,5 +1,5 @@
-import concurrent.futures
 import contextlib
+import json
 import os
 import signal
 import struct
@@ -12,43 +12,83 @@ from pathlib import Path
 
 import pytest
 
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import failures
 from beamscribe.pipelines.failures import ErrorCode, Stage
-from beamscribe.pipelines.images import image_process, process_pool, to_pixels
-from beamscribe.pipelines.images.process_pool import ImagePool
+from beamscribe.pipelines.images import image_process, process_pool, starting, to_pixels
+from beamscribe.pipelines.images.process_pool import ImagePool, PoolClosedError
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import photo_reader, reading
 from beamscribe.pipelines.sources.photo_reader import PhotoReader
 
-# Runs in the decoding process instead of the real decoder: does as a photo's bytes say.
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+# Found by every Python process: the conversion in an image process does as a photo's bytes say.
 MISBEHAVING = """
-import os, time
-from beamscribe.pipelines.images import to_pixels
+import ctypes, json, os, resource, signal, sys, time
 
-real = to_pixels.convert
-PNG = %r
-
-def decode(data, size, max_pixels):
+def misbehave(data):
     if data == b"abort":
         os.abort()
     if data == b"hang":
         time.sleep(3600)
-    if data == b"fault":
-        # A mistake in the code that resizes.
-        to_pixels._REDUCING_GAP = None
-        try:
-            return real(PNG, size, max_pixels)
-        finally:
-            to_pixels._REDUCING_GAP = 3
-    if data == b"raise":
-        raise KeyError("what no conversion raises")
-    return real(data, size, max_pixels)
+    if data == b"hang in C":
+        # With the interpreter's lock held: no thread of Python runs any more.
+        ctypes.PyDLL(None).sleep(3600)
+    if data == b"compute":
+        while True:
+            pass
+    if data == b"exit":
+        os._exit(3)
+    if data.startswith(b"killed"):
+        # The first so many times, or always.
+        path = data[6:].decode()
+        if not path or not os.path.exists(path):
+            path and open(path, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+    if data == b"nonsense":
+        for descriptor in range(3, 20):
+            try:
+                os.write(descriptor, b"\\0\\0\\0\\5[1,2]")
+            except OSError:
+                pass
+
+if any("image_process" in word for word in sys.orig_argv):
+    import numpy
+    from beamscribe.pipelines.images import to_pixels
+    from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
+    from beamscribe.pipelines.images.pictures import Picture
+
+    real = to_pixels.convert
+
+    def convert(data, size, max_pixels):
+        misbehave(data)
+        if data == b"fault":
+            # A mistake in the code that resizes.
+            to_pixels._REDUCING_GAP = None
+            try:
+                return real(PNG, size, max_pixels)
+            finally:
+                to_pixels._REDUCING_GAP = 3
+        if data.startswith(b"say "):
+            return Picture(None, failure=Failure(Stage.DECODE, ErrorCode.CORRUPT, json.dumps(eval(data[4:]))))
+        return real(data, size, max_pixels)
+
+    to_pixels.convert = convert
+
+PNG = %r
 """
+
+
+def misbehave(monkeypatch, folder: Path) -> None:
+    """Has the image processes that are started from now on do as the bytes of photos say."""
+    (folder / "sitecustomize.py").write_text(MISBEHAVING % plain_png(20, 20))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{Path(__file__).parents[1]}")
 
 
 @pytest.fixture
 def pool():
-    pool = ImagePool(workers=2, timeout=6.0)
+    pool = ImagePool(workers=2, patience=6.0)
     yield pool
     pool.close()
 
@@ -60,16 +100,13 @@ def reader(pool):
 
 @pytest.fixture
 def misbehaving(monkeypatch, tmp_path):
-    """A decoder that aborts or never ends where the bytes ask for it, in the real processes."""
-    (tmp_path / "misbehaving_decoder.py").write_text(
-        MISBEHAVING % plain_png(20, 20)
-        + "def decode_all(photos, *options):\n    return [decode(data, *options) for data in photos]\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}")
-    import misbehaving_decoder
+    misbehave(monkeypatch, tmp_path)
 
-    monkeypatch.setattr(to_pixels, "convert_all", misbehaving_decoder.decode_all)
+
+def said(pool: ImagePool, expression: str):
+    """What an expression is in a misbehaving image process."""
+    [picture] = pool.convert([f"say {expression}".encode()], 16, 10**6)
+    return json.loads(picture.failure.message)
 
 
 def refs_of(folder, contents):
@@ -117,40 +154,152 @@ def test_a_fault_of_the_code_costs_one_photo_and_is_logged(
     assert "in _resize" in record.getMessage() and "Traceback" in record.getMessage()
 
 
-def test_what_no_conversion_raises_costs_one_photo_and_is_logged(
-    misbehaving, reader, tmp_path, make_photo, monkeypatch, caplog
-):
-    monkeypatch.setattr(failures, "_logged", set())
+def test_an_answer_that_is_none_costs_one_photo(misbehaving, pool, make_photo, tmp_path):
     good = make_photo(tmp_path / "good.jpg").read_bytes()
-    photos = list(reader.stream(refs_of(tmp_path, [good, b"raise", good]), 16))
-    assert [photo.picture.failure and photo.picture.failure.error for photo in photos] == [
+    pictures = pool.convert([good, b"nonsense", b"exit", good], 16, 10**6)
+    assert [picture.failure and picture.failure.error for picture in pictures] == [
         None,
-        ErrorCode.INTERNAL_ERROR,
+        ErrorCode.DECODER_CRASH,
+        ErrorCode.DECODER_CRASH,
         None,
     ]
-    assert "in decode_all" in caplog.text
 
 
-def test_a_pool_that_has_ended_gives_no_failures(make_photo, tmp_path):
-    data = make_photo(tmp_path / "a.jpg").read_bytes()
+def test_a_process_killed_from_outside_costs_nothing(misbehaving, pool, make_photo, tmp_path):
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    for _ in range(10):
+        assert pool.convert([good], 16, 10**6)[0].failure is None
+        # At rest.
+        os.kill(pool.processes[0], signal.SIGKILL)
+    # At work: once, then always.
+    [png] = pool.convert([b"killed" + str(tmp_path / "once").encode()], 16, 10**6)
+    assert png.failure.error == ErrorCode.NOT_AN_IMAGE
+    first, killed, last = pool.convert([good, b"killed", good], 16, 10**6)
+    assert first.failure is None and last.failure is None
+    assert killed.failure.error == ErrorCode.DECODER_KILLED and killed.failure.error.transient
+
+
+def test_a_process_that_is_stopped_for_a_while_costs_nothing(pool, make_photo, tmp_path):
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    pool.convert([good], 16, 10**6)
+    os.kill(pool.processes[0], signal.SIGSTOP)
+    threading.Timer(1.0, os.kill, (pool.processes[0], signal.SIGCONT)).start()
+    assert pool.convert([good], 16, 10**6)[0].failure is None
+
+
+def test_one_that_is_stopped_for_good_is_replaced_whatever_it_is_sent(pool, make_photo, tmp_path):
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    pool.convert([good], 16, 10**6)
+    os.kill(pool.processes[0], signal.SIGSTOP)
+    # More than a socket holds.
+    pictures = pool.convert([good, good + bytes(10**7)], 16, 10**6)
+    assert [picture.failure for picture in pictures] == [None, None]
+
+
+@needs_proc
+def test_processor_time_is_limited_for_each_photo(misbehaving, make_photo, tmp_path):
+    pool = ImagePool(workers=1, seconds=1)
+    try:
+        [picture] = pool.convert([b"compute"], 16, 10**6)
+        assert picture.failure.error == ErrorCode.TIMEOUT and "processor time" in picture.failure.message
+        # What a process has used for other photos does not count.
+        for _ in range(12):
+            assert said(pool, "sum(range(10**7)) and None") is None
+        assert said(pool, "sum(resource.getrusage(resource.RUSAGE_SELF)[:2])") > 1
+        (pid,) = pool.processes
+    finally:
+        pool.close()
+    assert gone(pid)
+
+
+@needs_proc
+def test_where_memory_runs_out_image_processes_go_first(misbehaving, pool):
+    assert said(pool, "open('/proc/self/oom_score_adj').read()") == "1000\n"
+
+
+def test_a_process_that_can_not_be_started_is_an_error_of_one_line(monkeypatch, pool):
+    monkeypatch.setattr(starting, "_python", lambda: "/no/python")
+    with pytest.raises(BeamscribeError, match=r"^can't start an image process: No such file"):
+        pool.convert([b"a"], 16, 10**6)
+
+
+def test_one_that_ends_as_it_starts_is_an_error_of_one_line(monkeypatch, pool):
+    monkeypatch.setattr(starting, "_PROGRAM", "raise SystemExit(7)")
+    with pytest.raises(BeamscribeError, match=r"^an image process has ended as it started, with code 7"):
+        pool.convert([b"a"], 16, 10**6)
+
+
+def test_a_pool_that_has_ended_gives_no_failures(misbehaving, make_photo, tmp_path):
     pool = ImagePool(workers=1)
     ended = []
 
-    def convert():
+    def convert(data):
         try:
             ended.append(pool.convert([data], 16, 10**6))
-        except (concurrent.futures.CancelledError, concurrent.futures.BrokenExecutor) as error:
+        except PoolClosedError as error:
             ended.append(error)
 
-    task = pool._processes.schedule(eval, ("__import__('time').sleep(3600)",))
-    while not task.running():
+    # One is at work, the other waits.
+    threads = [threading.Thread(target=convert, args=(data,)) for data in (b"hang", b"any")]
+    for thread in threads:
+        thread.start()
+    while not pool.processes:
         time.sleep(0.05)
-    waiting = threading.Thread(target=convert)
-    waiting.start()
     time.sleep(0.5)
     pool.close()
-    waiting.join(30)
-    assert len(ended) == 1 and isinstance(ended[0], Exception)
+    for thread in threads:
+        thread.join(30)
+    assert [type(error) for error in ended] == [PoolClosedError] * 2
+
+
+# What a child process does: it captions a photo, and ends.
+CHILD = """
+import multiprocessing, os, sys
+from beamscribe.pipelines.images import process_pool
+
+def convert(path):
+    [picture] = process_pool.shared().convert([open(path, "rb").read()], 16, 10**6)
+    return process_pool.shared().processes
+
+if __name__ == "__main__":
+    method, kind, photo = sys.argv[1:]
+    before = convert(photo)
+    context = multiprocessing.get_context(method)
+    if kind == "process":
+        child = context.Process(target=convert, args=(photo,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    else:
+        with context.Pool(1) as pool:
+            assert pool.apply(convert, (photo,)) != before
+            pool.close()
+            pool.join()
+    # Those of the parent still run.
+    assert convert(photo) == before
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("kind", ["process", "pool"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_process_has_a_pool_of_its_own_and_ends(tmp_path, make_photo, method, kind):
+    (tmp_path / "program.py").write_text(CHILD)
+    command = [sys.executable, str(tmp_path / "program.py"), method, kind, str(make_photo(tmp_path / "a.jpg"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_a_forked_process_that_exits_leaves_the_parents_processes_alone(pool, make_photo, tmp_path):
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    pool.convert([good], 16, 10**6)
+    before = pool.processes
+    child = os.fork()
+    if not child:
+        pool.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert pool.convert([good], 16, 10**6)[0].failure is None and pool.processes == before
 
 
 def test_photos_say_how_long_they_took(reader, tmp_path, make_photo, monkeypatch):
@@ -191,13 +340,9 @@ def test_permission_is_told_from_other_errors(reader, monkeypatch):
     assert next(reader.stream([PhotoRef("/x.jpg", "")], 16)).picture.failure.error == ErrorCode.PERMISSION
 
 
-def test_the_processes_import_only_the_codecs(pool, reader, tmp_path, make_photo):
-    next(reader.stream([PhotoRef(str(make_photo(tmp_path / "a.jpg")), "")], 16))
-    heavy = pool._processes.schedule(
-        eval,
-        ("[m for m in ('apache_beam', 'tensorflow', 'keras', 'pyarrow', 'jobs') if m in __import__('sys').modules]",),
-    )
-    assert heavy.result() == []
+def test_the_processes_import_only_the_codecs(misbehaving, pool):
+    heavy = ("apache_beam", "tensorflow", "keras", "pyarrow", "jobs", "psutil", "loky")
+    assert said(pool, f"[name for name in {heavy} if name in sys.modules]") == []
 
 
 def test_chunks_are_bounded_in_photos_and_in_bytes():
@@ -213,7 +358,7 @@ def test_no_process_is_left_behind(tmp_path, make_photo):
         "from beamscribe.pipelines.images import process_pool\nfrom beamscribe.pipelines.photos import PhotoRef\n"
         "from beamscribe.pipelines.sources import photo_reader\n"
         f"next(photo_reader.shared().stream([PhotoRef({str(photo)!r}, '')], 16))\n"
-        "print(*[p.pid for p in process_pool.shared()._processes._pool_manager.worker_manager.workers.values()])\n"
+        "print(*process_pool.shared().processes)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     pids = [int(pid) for pid in done.stdout.split()]
@@ -241,20 +386,14 @@ def start(script, lines):
     return process, [process.stdout.readline().split() for _ in range(lines)]
 
 
-needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-
-# In C, with the interpreter's lock held: no thread of Python runs any more.
-HANG = "__import__('ctypes').PyDLL(None).sleep(3600)"
-
-
 @needs_proc
-def test_decoders_die_with_their_parent_even_while_they_hang():
+def test_decoders_die_with_their_parent_even_while_they_hang(misbehaving):
     script = (
-        "import time; from beamscribe.pipelines.images.process_pool import ImagePool\n"
+        "import threading, time; from beamscribe.pipelines.images.process_pool import ImagePool\n"
         "pool = ImagePool(workers=2)\n"
-        f"tasks = [pool._processes.schedule(eval, ({HANG!r},)) for _ in range(2)]\n"
-        "while not all(task.running() for task in tasks): time.sleep(0.1)\n"
-        "print(*pool._processes._pool_manager.worker_manager.workers, flush=True); time.sleep(3600)\n"
+        "for _ in range(2): threading.Thread(target=pool.convert, args=([b'hang in C'], 16, 100)).start()\n"
+        "while len(pool.processes) < 2: time.sleep(0.1)\n"
+        "time.sleep(1.0); print(*pool.processes, flush=True); time.sleep(3600)\n"
     )
     parent, [pids] = start(script, 1)
     assert len(pids) == 2 and not any(gone(pid, 0.3) for pid in pids)
@@ -316,7 +455,7 @@ def test_memory_is_limited_and_what_needs_more_is_one_failure(tmp_path, make_pho
     try:
         contents = [good, plain_png(14_000, 10_000), good]
         before, failed, after = PhotoReader(pool).stream(refs_of(tmp_path, contents), 16)
-        (pid,) = pool._processes._pool_manager.worker_manager.workers
+        (pid,) = pool.processes
         with open(f"/proc/{pid}/limits") as file:
             limits = next(line.split() for line in file if line.startswith("Max address space"))
     finally:
@@ -329,7 +468,7 @@ def test_memory_is_limited_and_what_needs_more_is_one_failure(tmp_path, make_pho
 
 def test_an_honest_photo_of_the_largest_size_is_decoded(tmp_path):
     width, height = 20_000, to_pixels.MAX_PIXELS // 20_000
-    pool = ImagePool(workers=1, timeout=300)
+    pool = ImagePool(workers=1)
     try:
         [photo] = PhotoReader(pool).stream(refs_of(tmp_path, [plain_png(width, height)]), 64)
     finally:
@@ -350,4 +489,4 @@ def test_as_many_decoders_as_processors(monkeypatch):
     monkeypatch.setattr(process_pool.loky, "cpu_count", lambda: 3)
     with contextlib.closing(process_pool.shared()) as pool:
         assert pool is process_pool.shared()
-        assert len(pool._processes._pool_manager.worker_manager.workers) == 3
+        assert pool.workers == 3

@@ -434,12 +434,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
     assert (decoded.width, decoded.height) == (60, 40)
 
 
-def test_every_photo_of_a_chunk_has_its_own_result():
-    results = to_pixels.convert_all([b"", encoded(quadrants()), b"text"], 16)
-    assert [result.failure is None for result in results] == [False, True, False]
-    assert all(result.sha256 for result in results)
-
-
 def test_the_page_of_codes_agrees_with_the_code():
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", CODE_TABLE.read_text(), re.MULTILINE)
     expected = [

@@ -1,6 +1,7 @@
 """A bundle's SavedModel, loaded and ready to caption. Imports TensorFlow only when a model is loaded."""
 
 import contextlib
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ import numpy as np
 from beamscribe.model import bundle
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.captioners import gpu
+from beamscribe.model.errors import BeamscribeError
 from beamscribe.model.quiet import quiet_imports
+
+# Whether this process has loaded a model, and whether the one that it was forked from had.
+_has_loaded = _parent_had_loaded = False
 
 
 class CaptionModel:
@@ -25,10 +30,14 @@ class CaptionModel:
       on_gpu: whether to do what pays on GPUs; None for where TensorFlow sees one.
 
     Raises:
-      BeamscribeError: the folder is no bundle, or a file of the bundle is missing or changed.
+      BeamscribeError: the folder is no bundle, a file of the bundle is missing or changed, or this process was forked
+        from one that had loaded a model.
     """
 
     def __init__(self, folder: Path, on_gpu: bool | None = None):
+        global _has_loaded
+        check_process()
+        _has_loaded = True
         with quiet_imports():
             import tensorflow as tf
 
@@ -108,3 +117,25 @@ class CaptionModel:
         specs = signature.structured_input_signature[1].items()
         outputs = signature(**{name: self._constant(given[name], spec.dtype) for name, spec in specs})
         return np.char.decode(outputs["captions"].numpy().astype("S"), "utf-8"), outputs["scores"].numpy()
+
+
+def check_process() -> None:
+    """Checks that models can run in this process.
+
+    Raises:
+      BeamscribeError: this process was forked from one that had loaded a model.
+    """
+    if _parent_had_loaded:
+        remedy = 'start processes by `multiprocessing.get_context("spawn")`, or load models only in them'
+        raise BeamscribeError(
+            f"process {os.getpid()} was forked after a model was loaded, and TensorFlow would hang in it; {remedy}"
+        )
+
+
+def _note_fork() -> None:
+    global _parent_had_loaded
+    _parent_had_loaded = _has_loaded
+
+
+# The threads of TensorFlow do not run in a process that was forked.
+os.register_at_fork(after_in_child=_note_fork)

@@ -1,12 +1,20 @@
-"""Prepares an image process. Imports only the standard library, since it runs before the codecs are imported."""
+"""An image process: it gets the bytes of photos, and answers with their pixels or failures, until its worker ends.
 
+At module level it imports only the standard library, since its limits must be set before the codecs are imported.
+"""
+
+import contextlib
 import ctypes
 import os
+import resource
 import signal
+import socket
 import sys
 import threading
 import time
 import warnings
+
+from beamscribe.pipelines.images.messages import Connection
 
 # Address space of an image process, bytes. The largest need, of a WebP with 200 million pixels and alpha, is 3.5 GiB.
 MEMORY_LIMIT = 5 * 2**30
@@ -15,19 +23,39 @@ _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 1.0
 
 
-def initialize(parent: int, memory: int) -> None:
-    """Prepares this process for hostile bytes, which may hang it or use up its memory.
+def main(descriptor: int, parent: int, memory: int, seconds: int) -> None:
+    """Answers the messages of a worker.
 
     Args:
-      parent: id of the process that this one must not outlive.
+      descriptor: of the socket that is connected with the worker.
+      parent: id of the worker's process, which this one must not outlive.
       memory: limit of the address space, bytes.
+      seconds: processor time that a photo may take; the kernel then ends the process.
     """
     die_with(parent)
+    _be_the_first_to_go()
     _limit_memory(memory)
     # numpy's linear algebra, which nothing here uses, would reserve address space for one thread per processor.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # The row of a photo reports what is wrong with it.
     warnings.simplefilter("ignore")
+    connection = Connection(socket.socket(fileno=descriptor))
+    # At the end of the worker, or of its pool.
+    with contextlib.suppress(EOFError, OSError):
+        _serve(connection, seconds)
+
+
+def _serve(connection: Connection, seconds: int) -> None:
+    from beamscribe.pipelines.images import pictures, to_pixels
+
+    connection.send("ready")
+    while True:
+        (size, max_pixels), photos = connection.receive()
+        found = []
+        for photo in photos:
+            _limit_time(seconds)
+            found.append(to_pixels.convert(bytes(photo), size, max_pixels))
+        connection.send(*pictures.packed(found))
 
 
 def die_with(parent: int) -> None:
@@ -58,12 +86,30 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
+def _be_the_first_to_go() -> None:
+    """Has the kernel end this process before any other where memory runs out: a photo is then all that is lost."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        # Other systems have no such file, and some containers don't allow it.
+        pass
+
+
+def _limit_time(seconds: int) -> None:
+    """Limits the processor time of this process to what it has used, and some seconds more."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = round(used.ru_utime + used.ru_stime) + seconds
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
+
+
 def _limit_memory(limit: int) -> None:
     # Other systems don't support the limit, or don't enforce it.
     if sys.platform != "linux":
         return
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)

@@ -1,101 +1,102 @@
-"""Starts image processes so that they never import a file in the current folder in place of a library's module.
+"""Starts image processes, from a thread that lives as long as this process, and with signals and modules in order."""
 
-Image processes and their resource trackers are started with `python -m` or `-c`, which search the current folder first.
-A user's own `random.py` or `logging.py` in that folder would be imported in place of Python's.
-"""
-
+import concurrent.futures
 import contextlib
+import json
+import multiprocessing.spawn
 import os
+import queue
 import signal
+import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from typing import Any
-
-from loky.backend import resource_tracker as loky_resource_tracker
-from loky.backend import spawn
-from loky.backend.context import LokyContext
-from loky.backend.process import LokyProcess
 
 # The environment variable for Python's switch `-P`: Python does not search the current folder.
 _SAFE_PATH = "PYTHONSAFEPATH"
 
-# Held while a process starts, since its start changes global state for a moment.
-_starting = threading.Lock()
+# What an image process runs. It searches for modules where its worker does.
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from beamscribe.pipelines.images import image_process; image_process.main(*map(int, sys.argv[2:]))"
+)
 
 
-class ImageProcess(LokyProcess):
-    """A loky process that searches the current folder last, even if the process that starts it searches it first."""
+def start(end: socket.socket, memory: int, seconds: float) -> "subprocess.Popen[bytes]":
+    """Starts an image process.
 
-    def __init__(self, *arguments: Any, **named: Any):
-        super().__init__(*arguments, **named, env={_SAFE_PATH: "1"})
+    It blocks SIGINT and SIGTERM, which Ctrl-C on a terminal and systemd send to all processes: without its image
+    processes, a worker could not finish the photos in hand. It dies when the worker does.
 
-    def terminate(self) -> None:
-        """Ends the process, which blocks the signal that is meant for that."""
-        if self.pid and self.is_alive():
-            os.kill(self.pid, signal.SIGKILL)
+    Args:
+      end: the end of the connection that the process gets.
+      memory: address space that the process may use, bytes.
+      seconds: processor time that a photo may take.
 
-    @staticmethod
-    def _Popen(process: "ImageProcess") -> Any:  # noqa: N802 - the name is multiprocessing's
-        with _starting, _current_folder_last(), _signals_blocked():
-            return LokyProcess._Popen(process)
-
-
-class ImageContext(LokyContext):
-    """The multiprocessing context of image processes: it makes the pool's processes, locks and pipes.
-
-    Unlike processes of multiprocessing, loky's processes do not import the main module of the process that starts them,
-    which would import all of Beam on a Beam worker.
+    Raises:
+      OSError: the system starts no more processes.
     """
+    numbers = (end.fileno(), os.getpid(), memory, round(seconds))
+    # What the process itself imports comes from the same folders as here, but a file in the current folder, such as a
+    # user's own `random.py`, must not take the place of one of Python's modules.
+    command = [_python(), "-P", "-c", _PROGRAM, json.dumps(_search_path()), *map(str, numbers)]
+    return _starter().start(command, pass_fds=[end.fileno()], stdin=subprocess.DEVNULL)
 
-    Process = ImageProcess
+
+def _python() -> str:
+    executable = multiprocessing.spawn.get_executable()
+    return executable.decode() if isinstance(executable, bytes) else executable
+
+
+def _search_path() -> list[str]:
+    """Where this process searches for modules, with the current folder last if it is first."""
+    current, found = os.getcwd(), [path or os.getcwd() for path in sys.path]
+    return [*found[1:], current] if found and found[0] == current else found
+
+
+class _Starter:
+    """A thread that starts processes: the kernel ends an image process with the thread that has started it."""
 
     def __init__(self) -> None:
-        super().__init__()
-        _start_trackers()
+        self._asked: queue.SimpleQueue[tuple[Any, dict[str, Any], concurrent.futures.Future[Any]]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="starter", daemon=True).start()
+
+    def start(self, command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        answer: concurrent.futures.Future[subprocess.Popen[bytes]] = concurrent.futures.Future()
+        self._asked.put((command, options, answer))
+        return answer.result()
+
+    def _run(self) -> None:
+        # Processes inherit it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        while True:
+            command, options, answer = self._asked.get()
+            try:
+                answer.set_result(subprocess.Popen(command, **options))
+            except Exception as error:  # noqa: BLE001 - the waiting thread raises it
+                answer.set_exception(error)
 
 
-def _start_trackers() -> None:
-    """Starts the resource trackers of Python and loky, which free what dead processes leave, unless they already run.
-
-    If the first process or lock that needs a tracker started it, the tracker would search the current folder.
-    """
-    with _starting, safe_path():
-        resource_tracker.ensure_running()
-        loky_resource_tracker.ensure_running()
+_started: _Starter | None = None
+_lock = threading.Lock()
 
 
-@contextlib.contextmanager
-def _current_folder_last() -> Iterator[None]:
-    """Makes loky move the current folder from the start to the end of the search path that a new process gets."""
-    prepared = spawn.get_preparation_data
-
-    def safely_prepared(*arguments: Any) -> dict[str, Any]:
-        data = prepared(*arguments)
-        if sys.path and sys.path[0] in ("", os.getcwd()):
-            current, *others = data["sys_path"]
-            data["sys_path"] = [*others, current]
-        return data
-
-    spawn.get_preparation_data = safely_prepared
-    try:
-        yield
-    finally:
-        spawn.get_preparation_data = prepared
+def _starter() -> _Starter:
+    global _started
+    with _lock:
+        _started = _started or _Starter()
+        return _started
 
 
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Has new processes block SIGINT and SIGTERM: Ctrl-C on a terminal, and systemd, send them to all processes.
+def _forget() -> None:
+    """In a process that was forked, the thread does not run."""
+    global _started, _lock
+    _started, _lock = None, threading.Lock()
 
-    Without its image processes, the process that started them could not finish the photos in hand.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+os.register_at_fork(after_in_child=_forget)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,6 @@ import math
 import re
 import threading
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pillow_heif
@@ -27,8 +25,9 @@ from PIL import (
 
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines import failures
-from beamscribe.pipelines.failures import ErrorCode, Failure, Fault, Stage
+from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.images import formats
+from beamscribe.pipelines.images.pictures import Picture
 
 MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
@@ -75,38 +74,10 @@ _MEMORY_WORDS = ("out of memory", "decoder error -9", "memory allocation", "secu
 _TRUNCATED_WORDS = ("truncated", "end of file", "but only got")
 
 
-class Picture(NamedTuple):
-    """The result of converting a photo: its pixels or its failure.
-
-    Attributes:
-      sha256: SHA-256 of the bytes, hexadecimal; None if the bytes could not be read.
-      width, height: size of the upright photo, pixels; None if unknown or beyond 32 bits.
-      pixels: `[size, size, 3]`, uint8, RGB; None if the photo failed.
-      failure: why the photo failed; None if it did not.
-      fault: the fault of Beamscribe that made the photo fail, for the log of the worker; else None.
-      read_ms: milliseconds that reading the bytes took; None if unknown.
-      decode_ms: milliseconds that the conversion took; None if there was none.
-    """
-
-    sha256: str | None
-    width: int | None = None
-    height: int | None = None
-    pixels: np.ndarray | None = None
-    failure: Failure | None = None
-    fault: Fault | None = None
-    read_ms: float | None = None
-    decode_ms: float | None = None
-
-
 class _Refused(Exception):  # noqa: N818 - it describes the photo's failure
     def __init__(self, code: ErrorCode, message: str):
         super().__init__(message)
         self.code = code
-
-
-def convert_all(photos: Sequence[bytes], size: int, max_pixels: int = MAX_PIXELS) -> list[Picture]:
-    """Converts several photos; see `convert`. A photo that fails does not affect the others."""
-    return [convert(data, size, max_pixels) for data in photos]
 
 
 def convert(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Picture:

@@ -5,13 +5,14 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from beamscribe.pipelines.images import process_pool, to_pixels
+from beamscribe.pipelines.images.pictures import Picture
 from beamscribe.pipelines.images.process_pool import ImagePool
-from beamscribe.pipelines.images.to_pixels import Picture
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import files, reading
 from beamscribe.pipelines.sources.base import ListOptions
@@ -131,6 +132,10 @@ class PhotoReader:
 def shared() -> PhotoReader:
     """The reader of this process, with this process's pool."""
     return PhotoReader(process_pool.shared())
+
+
+# In a process that was forked, the threads of the reader don't run.
+os.register_at_fork(after_in_child=shared.cache_clear)
 
 
 class _Sized(Protocol):
