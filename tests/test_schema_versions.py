@@ -10,7 +10,7 @@ import pytest
 from beamscribe.jobs import cli
 from beamscribe.pipelines import ledger, photos
 from beamscribe.pipelines.output import compaction, layout, row_index, rows
-from beamscribe.pipelines.output.rows import NewerFileError
+from beamscribe.pipelines.output.rows import NewerFileError, UnreadableFileError
 from tests.test_compact import commit, files, row
 
 
@@ -94,7 +94,7 @@ def test_a_later_file_stops_the_next_run(tmp_path, tiny_bundle, make_photo, caps
 def test_a_file_that_lacks_a_column_of_its_version_is_damaged(tmp_path, capsys):
     path = commit(tmp_path, "1", row("/p/a.jpg"))
     pq.write_table(pq.read_table(path).drop_columns(["etag"]), path)
-    with pytest.raises(pa.ArrowInvalid, match="the column etag is missing"):
+    with pytest.raises(UnreadableFileError, match="the column etag is missing"):
         rows.read_table(str(path))
     assert cli.main(["show", str(tmp_path), "--format", "csv"]) == 1
     assert "is damaged" in capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_a_damaged_file_is_a_line(commit, tmp_path, capsys, part):
     assert cli.main(["show", str(tmp_path)]) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2
-    assert all("is damaged" in line and "`beamscribe verify` says which" in line for line in lines)
+    assert all("is damaged (" in line and "` says what to do" in line for line in lines)
 
 
 def test_folders_that_hold_no_captions(tmp_path, capsys):

@@ -118,10 +118,10 @@ def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequen
         for path, data in rows.read_ahead(stores.read, files):
             try:
                 sources.append(_add(path, path.removeprefix(f"{output}/"), data.result(), merged, latest))
-            except (OSError, pa.ArrowException) as error:
+            except rows.DAMAGE as error:
                 raise BeamscribeError(
                     f"can't read {path} ({one_line(error)}), and nothing was deleted; "
-                    "run `beamscribe verify`, which tells what to do"
+                    f"`beamscribe verify {output}` says what to do"
                 ) from None
         results = tuple(_write(output, run, merged.tables()))
     count, digest = latest.total()
@@ -219,8 +219,8 @@ def _problem(output: str, record: Compaction) -> str | None:
             previous = photos[-1].as_py()
             count += len(table)
             digest = digests.add(digest, digests.total(digests.of_rows(table)))
-    except (OSError, pa.ArrowException) as error:
-        return one_line(error)
+    except rows.UnreadableFileError as error:
+        return error.problem
     if count != record.rows:
         return f"{count:,} rows instead of {record.rows:,}"
     return None if f"{digest:016x}" == record.digest else "the rows differ from the old ones"

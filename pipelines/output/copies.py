@@ -33,10 +33,11 @@ def export(files: tuple[str, str], format: str) -> str:
       The path of the copy.
 
     Raises:
-      OSError: the store reported an error.
+      OSError: the copy can't be written.
+      UnreadableFileError, NewerFileError: the shard can't be read; see `rows.read_tables`.
     """
     path, copy = files
-    table = rows.read_table(path)
+    (table,) = rows.read_tables([path])
     stores.replace(copy, tfrecord(table) if format == "tfrecord" else jsonl(table))
     return copy
 

@@ -176,5 +176,6 @@ def _without_row(planned: Plan, counts: Mapping[int, int], files: Iterable[str])
             continue
         expected = collections.Counter(ref.photo for ref in frozen_plan.read_shard(shard).photos)
         if shard.index in paths:
-            expected -= collections.Counter(rows.read_table(paths[shard.index], ["photo"])["photo"].to_pylist())
+            (table,) = rows.read_tables([paths[shard.index]], ["photo"])
+            expected -= collections.Counter(table["photo"].to_pylist())
         yield from expected.elements()

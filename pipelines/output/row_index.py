@@ -71,7 +71,8 @@ class RowIndex(NamedTuple):
         """Reads the photo of each given row; yields it with the path of the row's file."""
         for index in indices:
             path = self.path(index)
-            yield rows.read_table(path, ["photo"])["photo"][int(self.places[index])].as_py(), path
+            (table,) = rows.read_tables([path], ["photo"])
+            yield table["photo"][int(self.places[index])].as_py(), path
 
 
 def read_files(paths: Sequence[str]) -> tuple[dict[str, FileContent], RowIndex, dict[str, list[str]]]:
@@ -94,7 +95,7 @@ def read_files(paths: Sequence[str]) -> tuple[dict[str, FileContent], RowIndex, 
         try:
             file = rows.ShardFile(data.result(), path)
             files[path], of_file = _read_file(file, index, runs[layout.run_of(path)])
-        except (OSError, pa.ArrowException) as error:
+        except rows.DAMAGE as error:
             problems[path].append(f"can't be read ({one_line(error)})")
             continue
         parts.extend(of_file)
@@ -115,7 +116,7 @@ def _read_file(file: rows.ShardFile, index: int, run: int) -> tuple[FileContent,
       The content of the file, and its rows as parts of the arrays of `RowIndex`.
 
     Raises:
-      pa.ArrowException: the file is damaged.
+      OSError, pa.ArrowException, ValueError: the file is damaged (`rows.DAMAGE`).
     """
     file.check_columns()
     parts = []

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -10,20 +11,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.pipelines import photos, stores
 from beamscribe.pipelines.output import current, digests
+from beamscribe.pipelines.stores.base import StoreError
 
 # Files that are read in parallel: reading a small file from a remote store is mostly waiting.
 _READERS = 8
 # Rows that are decoded at once: a file may be large.
 _BATCH_ROWS = 100_000
+# Characters of what a library says of a damaged file.
+_LONGEST_REASON = 100
+
+# What reading the bytes of a damaged file raises. Some of its names may be no UTF-8.
+DAMAGE = (OSError, pa.ArrowException, ValueError)
 
 _T = TypeVar("_T")
 
 
 class NewerFileError(BeamscribeError):
     """A newer version of Beamscribe wrote the shard file, with columns that this version does not know."""
+
+
+class UnreadableFileError(BeamscribeError):
+    """A shard file is damaged or can't be read.
+
+    Attributes:
+      problem: which file, and what is wrong with it.
+    """
+
+    def __init__(self, message: str, problem: str = ""):
+        super().__init__(message)
+        self.problem = problem or message
 
 
 class ShardFile:
@@ -42,7 +61,7 @@ class ShardFile:
 
     Raises:
       NewerFileError: a newer version of Beamscribe wrote the file.
-      pa.ArrowException: the file is damaged.
+      OSError, pa.ArrowException, ValueError: the file is damaged (`DAMAGE`).
     """
 
     def __init__(self, data: bytes, path: str):
@@ -74,7 +93,7 @@ class ShardFile:
           columns: names of columns of `CAPTION_SCHEMA`, in the wanted order; all by default.
 
         Raises:
-          pa.ArrowException: the file is damaged, or lacks a column of its schema version.
+          OSError, pa.ArrowException, ValueError: the file is damaged (`DAMAGE`), or lacks a column of its version.
         """
         names = list(columns or photos.CAPTION_SCHEMA.names)
         stored = [name for name in names if name in self.columns]
@@ -96,6 +115,25 @@ class ShardFile:
         return table.select(names)
 
 
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """A block that reads a shard file.
+
+    Raises:
+      UnreadableFileError: the store reported an error, or the file is damaged.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        # An error of a store or of the system is not about the bytes. That of Arrow has no number.
+        is_of_store = isinstance(error, OSError) and (error.errno is not None or isinstance(error, StoreError))
+        said = one_line(error)[:_LONGEST_REASON]
+        problem = f"{path} can't be read: {said}" if is_of_store else f"{path} is damaged ({said})"
+        output, found, _ = path.rpartition("/captions/run=")
+        advice = f"; `beamscribe verify {output}` says what to do" if found else ""
+        raise UnreadableFileError(f"{problem}{advice}", problem) from error
+
+
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads one shard file.
 
@@ -105,21 +143,40 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
     Raises:
       OSError: the store reported an error.
-      NewerFileError, pa.ArrowException: see `ShardFile`.
+      UnreadableFileError: the file is damaged.
+      NewerFileError: see `ShardFile`.
     """
-    return ShardFile(stores.read(path), path).table(columns)
+    data = stores.read(path)
+    with _reading(path):
+        return ShardFile(data, path).table(columns)
 
 
 def read_tables(files: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Reads shard files in order, one table per file, a few ahead; see `read_table`."""
-    for _, table in read_ahead(lambda path: read_table(path, columns), files):
-        yield table.result()
+    """Reads shard files in order, one table per file, a few ahead; arguments are those of `read_table`.
+
+    Raises:
+      UnreadableFileError: a store reported an error, or a file is damaged.
+      NewerFileError: see `ShardFile`.
+    """
+    for path, table in read_ahead(lambda path: read_table(path, columns), files):
+        with _reading(path):
+            read = table.result()
+        yield read
 
 
 def read_batches(files: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Reads shard files in order, in tables of limited size, whatever the size of a file; see `read_table`."""
+    """Reads shard files in order, in tables of limited size, whatever the size of a file; see `read_tables`."""
     for path, data in read_ahead(stores.read, files):
-        yield from ShardFile(data.result(), path).batches(columns)
+        with _reading(path):
+            batches = ShardFile(data.result(), path).batches(columns)
+        while (table := _next(batches, path)) is not None:
+            yield table
+
+
+def _next(batches: Iterator[pa.Table], path: str) -> pa.Table | None:
+    # The caller's own errors, which a `yield` within the block would get, are none of the file's.
+    with _reading(path):
+        return next(batches, None)
 
 
 def read_ahead(read: Callable[[str], _T], files: Iterable[str]) -> Iterator[tuple[str, concurrent.futures.Future[_T]]]:
@@ -153,6 +210,9 @@ def latest(files: Sequence[str], columns: Sequence[str] | None = None) -> Iterat
 
     Yields:
       Tables of current rows, of limited size.
+
+    Raises:
+      UnreadableFileError, NewerFileError: see `read_tables`.
     """
     names, times = [np.empty(0, "S16")], [np.empty(0, np.int64)]
     for table in read_batches(files, ["photo", "written_at"]):
