@@ -11,10 +11,16 @@ import threading
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 
 from beamscribe.jobs.runners import beam_runner, remote_jobs
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, InputError
 
 
 @pytest.fixture
@@ -106,6 +112,61 @@ def test_a_runner_that_beam_has_not_is_one_line():
     assert str(error.value).startswith("--runner: Beam has no runner Nope; choose one of ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--direct_num_workers", "x"], "--direct_num_workers x: must be a whole number"),
+        (
+            ["--direct_num_workers=-5"],
+            "--direct_num_workers -5: must be a whole number from 1 on, or 0 for one on each processor",
+        ),
+        (["--direct_num_workers"], "--direct_num_workers: expected one argument"),
+        (
+            ["--direct_running_mode", "foo"],
+            "--direct_running_mode foo: must be one of in_memory, multi_threading, multi_processing",
+        ),
+        (["--max_num_workers=many"], "--max_num_workers many: must be a whole number"),
+        (
+            ["--parallelism=0"],
+            "--parallelism 0: must be a whole number from 1 on, or -1 for what the cluster is set to",
+        ),
+        (["--direct_test_splits={"], "--direct_test_splits {: must be JSON"),
+        (["--streaming=7"], "--streaming: ignored explicit argument '7'"),
+        (
+            ["--gcs_custom_audit_entries=x"],
+            "an option of Beam has a value that it can't have: Expecting value: line 1 column 1 (char 0)",
+        ),
+        (5, "`beam_options` 5: must be a list of texts, one for each option"),
+        ([5], "`beam_options` [5]: must be a list of texts, one for each option"),
+    ],
+)
+def test_a_value_that_an_option_can_not_have_is_one_line(arguments, line, capfd):
+    with pytest.raises(InputError) as error:
+        beam_runner.pipeline_options(arguments)
+    assert str(error.value) == line and capfd.readouterr() == ("", "")
+    if isinstance(arguments, list) and isinstance(arguments[0], str):
+        with pytest.raises(InputError) as error:
+            beam_runner.pipeline_options(PipelineOptions(arguments))
+        assert str(error.value) == line and capfd.readouterr() == ("", "")
+
+
+def test_help_of_beam_ends_nothing():
+    with pytest.raises(InputError, match="unknown option --help"):
+        beam_runner.pipeline_options(["--help"])
+
+
+@pytest.mark.parametrize("value", ["3", True, -1, 1.5])
+def test_options_that_were_not_given_as_texts_are_checked_too(value):
+    with pytest.raises(InputError, match=f"^--direct_num_workers {value}: must be a whole number"):
+        beam_runner.pipeline_options(PipelineOptions([], direct_num_workers=value))
+    with pytest.raises(InputError, match=f"^--direct_running_mode {value}: must be one of"):
+        beam_runner.pipeline_options(PipelineOptions([], direct_running_mode=value))
+
+
+def test_no_number_of_workers_is_one_on_each_processor():
+    assert beam_runner.workers(beam_runner.pipeline_options(["--direct_num_workers=0"])) == os.cpu_count()
+
+
 # As it comes from a worker process: the first error, and another in handling it.
 TRACEBACK = """Traceback (most recent call last):
   File "common.py", line 9, in process
@@ -128,6 +189,7 @@ OSError: the disk is full [while running 'Write']
         (ValueError(), "ValueError"),
         (ValueError(" [while running 'Read']"), "ValueError"),
         (RuntimeError(TRACEBACK), "OSError: the disk is full"),
+        (RuntimeError(TRACEBACK.replace("the disk", "the disk\n\n  of\nall")), "OSError: the disk of all is full"),
     ],
 )
 def test_what_beam_raises_is_one_line(error, line):

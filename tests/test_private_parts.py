@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 
+import apache_beam as beam
 import google.auth
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from keras import ops
 from beamscribe.jobs import argparse_internals
 from beamscribe.jobs.runners import beam_internals
 from beamscribe.model import keras_internals
+from beamscribe.model.errors import InputError
 from beamscribe.model.image_sizes import KERAS_APPLICATIONS
 from beamscribe.pipelines.stores import gcs_internals
 
@@ -50,16 +52,39 @@ def test_argparse_has_a_list_of_options():
     assert argparse_internals.required_in(parser) == {"--most", "-m"}
 
 
-def test_the_direct_runner_waits_for_its_processes_in_threads_of_a_known_name():
-    script = (
-        "import os, threading\n"
-        "import apache_beam as beam\n"
-        "from beamscribe.jobs.runners import beam_internals\n"
-        "threading.excepthook = lambda failure: os._exit(10 + beam_internals.is_waiting_for_worker(failure.thread))\n"
-        "with beam.Pipeline(runner=beam_internals.runner_with_processes('exit 3')) as pipeline:\n"
-        "    _ = pipeline | beam.Create([1])\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 11
+def test_the_direct_runner_starts_workers_by_a_command_and_says_that_they_died():
+    died = []
+    runner = beam_internals.runner_with_processes("exec sh -c 'exit 3'", died.append)
+    with pytest.raises(RuntimeError, match="a worker process ended with status 3"):
+        (beam.Pipeline(runner=runner) | beam.Create([1])).pipeline.run()
+    assert died == ["a worker process ended with status 3"]
+
+
+def test_beam_logs_what_it_raises_in_a_step_by_a_known_logger(caplog):
+    def fail(_):
+        raise OSError("the disk is full")
+
+    def run():
+        with pytest.raises(OSError, match="the disk is full"), beam.Pipeline("FnApiRunner") as pipeline:
+            _ = pipeline | "Job" >> (beam.Create([1]) | beam.Map(fail))
+
+    with beam_internals.steps_tell_once("Other"):
+        run()
+    assert "while running 'Job/Map(fail)'" in caplog.text
+    caplog.clear()
+    with beam_internals.steps_tell_once("Job"):
+        run()
+    assert caplog.text == ""
+
+
+def test_beam_parses_options_that_somebody_has_made_when_it_needs_them(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x"])
+    beam_internals.check_values(PipelineOptions())
+    with pytest.raises(InputError, match="--direct_num_workers x: must be a whole number"):
+        beam_internals.check_values(PipelineOptions(["--direct_num_workers=x"]))
+    monkeypatch.setattr(sys, "argv", ["x", "--direct_running_mode", "x"])
+    with pytest.raises(InputError, match="--direct_running_mode x: must be one of in_memory, multi_threading, multi_"):
+        beam_internals.check_values(PipelineOptions())
 
 
 def test_beam_can_be_kept_from_looking_for_credentials(monkeypatch):

@@ -2,23 +2,22 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import os
 import re
 import shlex
 import signal
-import sys
 import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-import grpc
-import psutil
 from apache_beam.options.pipeline_options import (
     DirectOptions,
+    FlinkRunnerOptions,
     JobServerOptions,
     PipelineOptions,
     PrismRunnerOptions,
@@ -28,13 +27,17 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState, create_runner
 
 from beamscribe.jobs.runners import beam_internals, flink_runner, worker_process
-from beamscribe.model.errors import InputError, nearest, one_line
+from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_line
+from beamscribe.pipelines import failures
 from beamscribe.pipelines.images import starting
 
 # The direct runner for batch, by its own name: `DirectRunner` would first try to download another.
 DEFAULT_RUNNER = "FnApiRunner"
 # Seconds between two looks at a job that is being started.
 _POLL_SECONDS = 0.5
+_TRACEBACK = "Traceback (most recent call last):"
+# Seconds in which the direct runner notices that a worker has died, and ends what it has started.
+_UNWIND_SECONDS = 10.0
 
 
 def pipeline_options(given: Sequence[str] | PipelineOptions) -> PipelineOptions:
@@ -44,9 +47,11 @@ def pipeline_options(given: Sequence[str] | PipelineOptions) -> PipelineOptions:
       given: Beam's options as on a command line, or parsed; those that are parsed are completed in place.
 
     Raises:
-      InputError: Beam has no such option, no such runner, or can't reach what an option names.
+      InputError: Beam has no such option or runner, or an option has a value that it can't have.
+      BeamscribeError: no Flink answers where an option says.
     """
     options = given if isinstance(given, PipelineOptions) else _parsed(given)
+    _check_values(options)
     standard: Any = options.view_as(StandardOptions)
     standard.runner = _canonical(standard.runner or "DirectRunner")
     if standard.runner == "DirectRunner":
@@ -65,10 +70,31 @@ def pipeline_options(given: Sequence[str] | PipelineOptions) -> PipelineOptions:
 
 
 def _parsed(arguments: Sequence[str]) -> PipelineOptions:
-    if isinstance(arguments, str) or not all(isinstance(argument, str) for argument in arguments):
+    is_list = isinstance(arguments, Iterable) and not isinstance(arguments, str | bytes)
+    given = list(arguments) if is_list else []
+    if not is_list or not all(isinstance(argument, str) for argument in given):
         raise InputError(f"`beam_options` {arguments!r}: must be a list of texts, one for each option")
-    check_names(arguments, ())
-    return PipelineOptions(list(arguments))
+    check_names(given, ())
+    return PipelineOptions(given)
+
+
+def _check_values(options: PipelineOptions) -> None:
+    """Checks values of which Beam's own errors don't say what is wrong, also those that were not given as texts."""
+    beam_internals.check_values(options)
+    direct: Any = options.view_as(DirectOptions)
+    _check_number("direct_num_workers", direct.direct_num_workers, 0, "0 for one on each processor")
+    modes = ("in_memory", "multi_threading", "multi_processing")
+    if direct.direct_running_mode not in modes:
+        raise InputError(f"--direct_running_mode {direct.direct_running_mode}: must be one of {', '.join(modes)}")
+    flink: Any = options.view_as(FlinkRunnerOptions)
+    for name in ("parallelism", "max_parallelism"):
+        if getattr(flink, name) != -1:
+            _check_number(name, getattr(flink, name), 1, "-1 for what the cluster is set to")
+
+
+def _check_number(name: str, value: Any, least: int, otherwise: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"--{name} {value}: must be a whole number from 1 on, or {otherwise}")
 
 
 def check_names(arguments: Sequence[str], others: Collection[str]) -> None:
@@ -102,8 +128,6 @@ def _canonical(runner: str) -> str:
 def run(job: beam.PTransform, options: PipelineOptions, interrupted: Callable[[], None] | None = None) -> None:
     """Runs a job from its root transform to the end; raises what the runner raises.
 
-    Where a worker process of the direct runner dies, which the runner would wait for forever, this process ends, too.
-
     Args:
       job: the root transform.
       options: Beam's.
@@ -111,28 +135,47 @@ def run(job: beam.PTransform, options: PipelineOptions, interrupted: Callable[[]
         raised when the job has ended, or at the next one. None to raise it at once.
     """
 
-    def run_to_the_end() -> None:
-        _started(job, options).wait_until_finish()
+    def run_to_the_end(died: Callable[[str], None]) -> None:
+        _started(job, options, died).wait_until_finish()
 
+    failures.forget()
     runner: Any = options.view_as(StandardOptions).runner
-    with _safe_path(options), _job_server_ends_too(options):
+    with _safe_path(options), _job_server_ends_too(options), beam_internals.steps_tell_once(type(job).__name__):
         if runner == DEFAULT_RUNNER:
             _run_in_thread(run_to_the_end, interrupted)
         else:
-            run_to_the_end()
+            run_to_the_end(lambda _: None)
 
 
-def _run_in_thread(function: Callable[[], None], interrupted: Callable[[], None] | None) -> None:
-    """Runs a function in a thread, and waits: the direct runner would turn a `KeyboardInterrupt` into another error."""
+def _run_in_thread(function: Callable[[Callable[[str], None]], None], interrupted: Callable[[], None] | None) -> None:
+    """Runs a function in a thread, and waits: the direct runner would turn a `KeyboardInterrupt` into another error.
+
+    Args:
+      function: gets a function that it may call to say why it will fail, and soon; if it does not, it is left alone.
+      interrupted: as for `run`.
+    """
     done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def end(error: BaseException | None) -> None:
+        # It may have ended before.
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+    def died(why: str) -> None:
+        timer = threading.Timer(_UNWIND_SECONDS, end, [RuntimeError(why)])
+        timer.daemon = True
+        timer.start()
 
     def run_and_tell() -> None:
         try:
-            function()
+            function(died)
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
-            done.set_exception(error)
+            end(error)
         else:
-            done.set_result(None)
+            end(None)
 
     threading.Thread(target=run_and_tell, name="pipeline", daemon=True).start()
     try:
@@ -153,7 +196,7 @@ def submit(job: beam.PTransform, options: PipelineOptions, is_running: Callable[
       is_running: asks the runner whether it has the job.
     """
     with _safe_path(options), _job_server_ends_too(options):
-        result = _started(job, options)
+        result = _started(job, options, lambda _: None)
         # Dataflow has the job by now. Flink's job server, which ends with this process, passes it on in its own time.
         runner: Any = options.view_as(StandardOptions).runner
         while runner != "DataflowRunner" and not is_running():
@@ -163,8 +206,8 @@ def submit(job: beam.PTransform, options: PipelineOptions, is_running: Callable[
             time.sleep(_POLL_SECONDS)
 
 
-def _started(job: beam.PTransform, options: PipelineOptions) -> PipelineResult:
-    pipeline = beam.Pipeline(runner=_runner(options), options=options)
+def _started(job: beam.PTransform, options: PipelineOptions, died: Callable[[str], None]) -> PipelineResult:
+    pipeline = beam.Pipeline(runner=_runner(options, died), options=options)
     pipeline | type(job).__name__ >> job
     handler = signal.getsignal(signal.SIGINT)
     result = pipeline.run()
@@ -207,42 +250,29 @@ def _script(folder: str, name: str, program: str) -> str:
     return path
 
 
-def _runner(options: PipelineOptions) -> PipelineRunner | None:
-    """The direct runner with worker processes that don't outlive this one; None for any other that the options name."""
+def _runner(options: PipelineOptions, died: Callable[[str], None]) -> PipelineRunner | None:
+    """The direct runner with worker processes of our own; None for any other that the options name."""
     direct: Any = options.view_as(DirectOptions)
     runner: Any = options.view_as(StandardOptions).runner
     if runner != DEFAULT_RUNNER or direct.direct_running_mode != "multi_processing":
         return None
-    threading.excepthook = _end_with_worker
-    # Else Beam would start them with a command of its own.
-    direct.direct_running_mode = "in_memory"
-    return beam_internals.runner_with_processes(worker_process.command(os.getpid()))
-
-
-def _end_with_worker(failure: threading.ExceptHookArgs) -> None:
-    """Ends the process where a thread fails that waits for a worker process; reports what fails in other threads."""
-    if not beam_internals.is_waiting_for_worker(failure.thread):
-        # A connection that breaks is the other side of a worker's end.
-        if not isinstance(failure.exc_value, grpc.RpcError):
-            threading.__excepthook__(failure)
-        return
-    said = one_line(failure.exc_value)
-    print(f"beamscribe: the job stopped: {said}; committed captions stay, run it again to go on", file=sys.stderr)
-    # The runner's own way out waits for the dead worker, and leaves the others alone.
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    os._exit(1)
+    return beam_internals.runner_with_processes(worker_process.command(os.getpid()), died)
 
 
 def reason(error: Exception) -> str:
     """What went wrong, in one line: without the place in the pipeline that Beam writes after it, and the traceback."""
     text = str(error).strip()
-    if text.startswith("Traceback (most recent call last):"):
-        # Of an error in a worker process, which has passed it on as a text. What was raised is the last line of those
-        # that are not indented.
-        text = [line for line in text.splitlines() if line and not line[0].isspace()][-1]
+    if text.startswith(_TRACEBACK):
+        # Of an error in a worker process, which has passed it on as a text. What was raised comes after the indented
+        # lines of the last traceback.
+        lines = text.rpartition(_TRACEBACK)[2].splitlines()
+        text = "\n".join(itertools.dropwhile(lambda line: not line or line[0].isspace(), lines))
     text = re.sub(r"\s*\[while running '.*?'\]", "", text)
+    # An error of ours, with the name of its class where it has become a text.
+    own = re.sub(r"^beamscribe\.[\w.]+: ", "", text)
+    if isinstance(error, BeamscribeError) or own != text:
+        # It is one line as it is, and says what to do at its end.
+        return own
     return one_line(text or type(error).__name__)
 
 
@@ -253,4 +283,5 @@ def workers(options: PipelineOptions) -> int:
         number = chosen.get(name)
         if isinstance(number, int) and number > 0:
             return number
-    return 1
+    # The direct runner takes none for one on each processor.
+    return os.cpu_count() or 1 if chosen.get("direct_num_workers") == 0 else 1
