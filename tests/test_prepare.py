@@ -86,6 +86,14 @@ def test_a_broken_photo_is_left_out_and_told(photos, caplog):
     assert "prepared 1 and failed 2 of 3 photos" in caplog.text
 
 
+def test_a_name_can_not_command_the_terminal(photos, caplog):
+    (photos / "split.txt").write_text("3.jpg\nno\x1b[31m.jpg\n")
+    with open(photos / "captions.txt", "a") as file:
+        file.write("no\x1b[31m.jpg,A dog\n")
+    assert prepared(photos, "--store", "images") == 0
+    assert "left out: no\\x1b[31m.jpg: not_found: " in caplog.text and "\x1b" not in caplog.text
+
+
 @pytest.mark.parametrize("failing", ["0.jpg", ""])
 def test_a_fault_of_beamscribe_ends_in_an_error(photos, monkeypatch, capsys, failing):
     make, wanted = ExampleHandler._stored, str(photos / "images" / failing)

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             f"`images`: none of the photos of {options.split} can be read; {first.photo}: {first.message}"
         )
     for failure in dataset.failures:
-        _LOGGER.warning("left out: %s: %s: %s", failure.photo, failure.error, failure.message)
+        _LOGGER.warning("left out: %s: %s: %s", printable(failure.photo), failure.error, failure.message)
     if not options.quiet:
         print(f"{dataset.photos} photos with {dataset.captions} captions in {printable(prepare.output)}")
     if fault:
