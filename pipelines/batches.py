@@ -12,11 +12,6 @@ from beamscribe.pipelines.failures import Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef, Shard
 from beamscribe.pipelines.sources.photo_reader import Photo
 
-_LOGGER = logging.getLogger(__name__)
-
-# Batch sizes that failed although every photo of the batch worked in a smaller batch.
-_blamed: set[int] = set()
-
 # Takes images `[batch, size, size, 3]`, uint8, and the photos' URIs or paths; returns one result per photo.
 Model = Callable[[np.ndarray, list[str]], Any]
 
@@ -63,6 +58,8 @@ def _run(model: Model, photos: list[Photo]) -> list[Any]:
         images = np.stack(pixels)
         started = time.perf_counter()
         results = list(model(images, [photo.ref.photo for photo in photos]))
+        if len(results) != len(photos):
+            raise RuntimeError(f"the model gave {len(results)} results for {len(photos)} photos")
         counters.measure_call(len(photos), 1000 * (time.perf_counter() - started))
         return results
     except Exception as error:  # noqa: BLE001 - whatever a model raises, every photo gets its row
@@ -77,10 +74,9 @@ def _run(model: Model, photos: list[Photo]) -> list[Any]:
 
 
 def _blame_size(photos: int, message: str) -> None:
-    """Logs, once per process and batch size, that a batch of this size failed and smaller ones did not."""
-    if photos not in _blamed:
-        _blamed.add(photos)
-        _LOGGER.error("a batch of %d photos failed, smaller ones did not; reduce the batch size: %s", photos, message)
+    """Logs, once per process, job and batch size, that a batch of this size failed and smaller ones did not."""
+    said = "a batch of %d photos failed, smaller ones did not; reduce the batch size: %s"
+    failures.log_once(f"batch of {photos}", logging.ERROR, said, photos, message)
 
 
 def shards_of(photos: Sequence[PhotoRef], size: int) -> Iterator[Shard]:

@@ -120,10 +120,13 @@ def captions(
         settings = captioning.settings
         uniforms = draws(names, settings, 1 + captioning.alternatives, model.longest)
         texts, scores = model.caption(images, settings, uniforms)
-        return [
+        found = [
             [Alternative(str(text), float(score)) for text, score in zip(*of_photo, strict=True)]
             for of_photo in zip(texts, scores, strict=True)
         ]
+        if not all(found):
+            raise RuntimeError("the model gave no caption for a photo")
+        return found
 
     return infer(photos, caption, captioning.batch_size)
 

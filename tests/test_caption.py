@@ -21,7 +21,7 @@ from beamscribe.jobs import cli
 from beamscribe.model import bundle
 from beamscribe.model.caption_settings import draws
 from beamscribe.model.captioners.exported_model import CaptionModel
-from beamscribe.pipelines import batches, caption_shard, failures, stores, tf_examples
+from beamscribe.pipelines import caption_shard, failures, stores, tf_examples
 from beamscribe.pipelines.batches import shards_of
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
@@ -357,6 +357,23 @@ def test_a_fault_of_the_code_is_told_and_costs_no_other_photo(archive, tmp_path,
     assert record.levelname == "ERROR" and record.exc_info[0] is TypeError
 
 
+@pytest.mark.parametrize("lacking", ["a photo's captions", "all captions of a photo"])
+def test_a_result_that_lacks_captions_is_a_fault(archive, tmp_path, tiny_bundle, monkeypatch, caplog, lacking):
+    real = CaptionModel.caption
+
+    def forgetful(self, images, *settings):
+        texts, scores = real(self, images, *settings)
+        return (texts[:-1], scores[:-1]) if lacking == "a photo's captions" else (texts[:, :0], scores[:, :0])
+
+    monkeypatch.setattr(CaptionModel, "caption", forgetful)
+    for run in (1, 2):
+        captioned(archive, tmp_path / str(run), tiny_bundle, "--limit", "8")
+        assert {(row["stage"], row["error"]) for row in rows_of(tmp_path / str(run))} == {("caption", "internal_error")}
+        # Once in each run, though one process has run both.
+        said = [record for record in caplog.records if "a fault of Beamscribe" in record.getMessage()]
+        assert len(said) == run and "RuntimeError: the model gave " in said[-1].getMessage() and said[-1].exc_info
+
+
 def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, monkeypatch, caplog):
     real, sizes = CaptionModel.caption, []
 
@@ -367,7 +384,6 @@ def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, m
         return real(self, images, *settings)
 
     monkeypatch.setattr(CaptionModel, "caption", small)
-    monkeypatch.setattr(batches, "_blamed", set())
     captioned(archive, tmp_path / "out", tiny_bundle, "--batch-size", "16", "--shard-size", "64")
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["captioned"] * 41
     # Of two shards, which the photos' paths choose among, the larger one has 21 photos or more.
@@ -378,7 +394,7 @@ def test_batches_that_are_too_large_are_halved(archive, tmp_path, tiny_bundle, m
 
 def test_two_worker_processes_caption_the_same(archive, tmp_path, tiny_bundle):
     captioned(archive, tmp_path / "one", tiny_bundle, "--shard-size", "8")
-    command = [sys.executable, "-m", "beamscribe.jobs.cli", "caption", "--input", archive, "--output", tmp_path / "two"]
+    command = [sys.executable, "-m", "beamscribe", "caption", "--input", archive, "--output", tmp_path / "two"]
     options = ["--bundle", tiny_bundle, "--direct_num_workers", "2", "--direct_running_mode", "multi_processing"]
     subprocess.run([*map(str, command), *map(str, options)], check=True, timeout=300)
     one, two = ({r["photo"]: r["caption"] for r in rows_of(tmp_path / name)} for name in ("one", "two"))

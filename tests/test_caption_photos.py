@@ -28,7 +28,7 @@ from beamscribe.model.errors import InputError
 from beamscribe.pipelines import caption_photos, listing, stores
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_photos import CaptionPhotos
-from beamscribe.pipelines.photos import CaptionRow, caption_table
+from beamscribe.pipelines.photos import CaptionRow, PhotoRef, caption_table
 from beamscribe.pipelines.sources.base import ListOptions
 from tests import own_pipeline
 from tests.conftest import run_eagerly
@@ -110,6 +110,19 @@ def test_what_fails_is_a_row(photos, tmp_path, tiny_bundle):
         str(tmp_path): ("failed", "read", "unreadable"),
     }
     assert {row.photo: bool(row.etag) for row in rows}[missing] is False
+
+
+def test_a_reference_to_a_container_of_no_known_kind_is_a_row(photos, tmp_path, tiny_bundle):
+    wrong = [PhotoRef(f"/x.rar#{name}.jpg", "", container="/x.rar", format=name) for name in ("rar", "")]
+    found = captioned(tmp_path, [*wrong, photos[0]], CaptionPhotos(tiny_bundle))
+    rows = {row.photo: row for row in found}
+    assert rows[photos[0]].status == "captioned" and len(rows) == 3
+    for ref in wrong:
+        failed = rows[ref.photo]
+        assert (failed.stage, failed.error) == ("read", "unsupported_format")
+        assert failed.message == (
+            f"{ref.format!r} is no format of a container: it must be one of tar, zip, tfrecord, parquet"
+        )
 
 
 def test_each_element_has_its_row(photos, tmp_path, tiny_bundle):

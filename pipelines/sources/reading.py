@@ -90,4 +90,8 @@ def _known_failure(ref: PhotoRef) -> Failure | None:
         return ref.failure
     if ref.size > MAX_BYTES:
         return Failure(Stage.READ, ErrorCode.TOO_LARGE, f"the photo has {ref.size} bytes, the limit is {MAX_BYTES}")
+    if ref.container and ref.format not in CONTAINERS:
+        # A reference that somebody has made may have any.
+        message = f"{ref.format!r} is no format of a container: it must be one of {', '.join(CONTAINERS)}"
+        return Failure(Stage.READ, ErrorCode.UNSUPPORTED_FORMAT, message)
     return None
