@@ -1,7 +1,5 @@
 """The command, as `python -m beamscribe`."""
 
-import sys
+from beamscribe.jobs import entry
 
-from beamscribe.jobs import cli
-
-sys.exit(cli.main())
+entry.main()

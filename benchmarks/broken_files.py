@@ -34,7 +34,7 @@ def main() -> None:
             shutil.copy(photo, archive)
         expected = mix_broken_files_into(archive, good)
         command = ["caption", "--input", str(archive), "--output", str(output)]
-        subprocess.run([sys.executable, "-m", "beamscribe.jobs.cli", *command], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "beamscribe", *command], check=True, stdout=subprocess.DEVNULL)
         expected |= dict.fromkeys([photo.name for photo in good])
         found = [
             (os.path.basename(row["photo"]), row["error"])

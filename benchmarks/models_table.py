@@ -188,7 +188,7 @@ def decoded(paths: list[Path], size: int) -> np.ndarray:
 
 def _beamscribe(*arguments: str) -> None:
     print("beamscribe", *arguments, flush=True)
-    status = subprocess.run([sys.executable, "-m", "beamscribe.jobs.cli", *arguments], check=False).returncode
+    status = subprocess.run([sys.executable, "-m", "beamscribe", *arguments], check=False).returncode
     if status:
         sys.exit(status)
 

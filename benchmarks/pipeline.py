@@ -84,7 +84,7 @@ def caption(
     command = [
         sys.executable,
         "-m",
-        "beamscribe.jobs.cli",
+        "beamscribe",
         "caption",
         "--input",
         images,

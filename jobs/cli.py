@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import beamscribe
-from beamscribe.jobs import argparse_internals, command_line, exits
+from beamscribe.jobs import argparse_internals, command_line, exits, streams
 from beamscribe.jobs.command_line import Parser, UsageError
 from beamscribe.jobs.interruption import Interruption
 from beamscribe.model.errors import BeamscribeError, InputError, nearest
@@ -28,25 +28,27 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand.
+def main(arguments: Sequence[str]) -> int:
+    """Runs one subcommand; `entry.main` does so in a process of its own.
 
     Args:
-      arguments: the command line without the program's name; the process's own by default.
+      arguments: the command line without the program's name.
 
     Returns:
       The exit status, one of `beamscribe.jobs.exits`. Where SIGINT or SIGTERM has ended the command, the process dies
       by that signal instead.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(arguments)
     place, name = next(((i, word) for i, word in enumerate(given) if not word.startswith("-")), (len(given), ""))
     try:
         module = _module(name, given)
     except BeamscribeError as error:
         return _told("beamscribe", error)
     with Interruption(name, getattr(module, "ADVICE", "run the same command again")) as interruption:
+        is_done = False
         try:
             status = _run(name, module, given[:place] + given[place + 1 :], interruption)
+            is_done = True
         except BeamscribeError as error:
             status = exits.FAILED if interruption.number else _told(f"beamscribe {name}", error)
         except BaseException:
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not interruption.number:
                 raise
         if interruption.number:
-            interruption.die()
+            interruption.die(is_done)
     return status
 
 
@@ -139,7 +141,7 @@ def _configure_logging(options: argparse.Namespace) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # While TensorFlow is imported, descriptor 2 leads nowhere: what is logged meanwhile must not be lost.
-    stream = open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+    stream = streams.to_stderr(os.dup(2))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=stream)
     least = logging.INFO if options.verbose else logging.ERROR
     logging.getLogger().setLevel(least)
@@ -157,7 +159,3 @@ def _told(program: str, error: BeamscribeError) -> int:
     hint = f"{'' if text.endswith('?') else ';'} see `{program} --help`" if isinstance(error, UsageError) else ""
     print(f"{program}: {text}{hint}", file=sys.stderr)
     return exits.status_of(error)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

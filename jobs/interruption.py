@@ -20,6 +20,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 8.0
 # A signal this soon after the first is the same one, sent to the process and to its group; a later one ends at once.
 _AGAIN_SECONDS = 0.2
+# What to do after a signal that came when nothing was left to do.
+_DONE = "it had done all its work"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,7 +40,8 @@ class Interruption:
     """
 
     def __init__(self, command: str, advice: str):
-        self._line = f"beamscribe {command}: stopped by {{}}; {advice}\n"
+        self._line = f"beamscribe {command}: stopped by {{}}; {{}}\n"
+        self._advice = advice
         self._stop: threading.Event | None = None
         self._at = 0.0
         self._before: dict[signal.Signals, object] = {}
@@ -70,11 +73,16 @@ class Interruption:
         finally:
             self._stop = None
 
-    def die(self) -> None:
-        """Says that the command was stopped, ends the processes that it has started, and dies by the signal."""
+    def die(self, is_done: bool = False) -> None:
+        """Says that the command was stopped, ends the processes that it has started, and dies by the signal.
+
+        Args:
+          is_done: whether the command had nothing left to do when the signal came.
+        """
         number = self.number or signal.SIGINT
         # What it says on a terminal begins on a line of its own.
-        self._write(("\n" if sys.stderr.isatty() else "") + self._line.format(number.name))
+        line = self._line.format(number.name, _DONE if is_done else self._advice)
+        self._write(("\n" if sys.stderr.isatty() else "") + line)
         _end_children()
         with contextlib.suppress(Exception):
             sys.stdout.flush()
@@ -110,6 +118,13 @@ class Interruption:
         time.sleep(2.0)
         _end_children()
         os._exit(128 + (self.number or signal.SIGINT))
+
+
+def end_at_signals(status: int) -> None:
+    """Has this process end at the next signal with a status of its own, as it would a moment later."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(status))
 
 
 def _silence() -> None:

@@ -1,10 +1,10 @@
 """Prints to a terminal, or to a pipe."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Mapping
 
+from beamscribe.jobs.streams import ReaderGone
 from beamscribe.model.errors import printable as printable
 
 
@@ -18,9 +18,6 @@ def print_ignored(ignored: Mapping[str, int]) -> None:
 @contextlib.contextmanager
 def until_closed() -> Iterator[None]:
     """Ends a block quietly where the reader of its output has closed the pipe, as `head` does."""
-    try:
+    with contextlib.suppress(ReaderGone):
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes again at exit, which must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

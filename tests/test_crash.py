@@ -52,7 +52,7 @@ def arguments(archive: Path, output: Path, bundle: Path, workers: int) -> list[s
 def start(given: list[str], log: Path) -> psutil.Popen:
     with log.open("ab") as file:
         return psutil.Popen(
-            [sys.executable, "-m", "beamscribe.jobs.cli", *given], stdout=file, stderr=file, start_new_session=True
+            [sys.executable, "-m", "beamscribe", *given], stdout=file, stderr=file, start_new_session=True
         )
 
 

@@ -67,7 +67,7 @@ def check_misbehaving_decoders(folder: Path, bundle: Path, make_photo, *options:
     (folder / "hook" / "sitecustomize.py").write_text(MISBEHAVING)
     given = ["--input", str(folder / "photos"), "--output", str(folder / "out"), "--bundle", str(bundle)]
     subprocess.run(
-        [sys.executable, "-m", "beamscribe.jobs.cli", "caption", *given, "--shard-size", "8", *options],
+        [sys.executable, "-m", "beamscribe", "caption", *given, "--shard-size", "8", *options],
         env={**os.environ, "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{Path(__file__).parents[1]}"},
         check=True,
         timeout=300,

@@ -19,7 +19,7 @@ from beamscribe.jobs.interruption import Interrupted, Interruption
 # A command whose model says when it is called, and takes a while for each batch.
 SLOW = """
 import pathlib, sys, time
-from beamscribe.jobs import cli
+from beamscribe.jobs import entry
 from beamscribe.model.captioners.exported_model import CaptionModel
 caption = CaptionModel.caption
 def slowly(*arguments):
@@ -27,7 +27,7 @@ def slowly(*arguments):
     time.sleep({seconds})
     return caption(*arguments)
 CaptionModel.caption = slowly
-sys.exit(cli.main(sys.argv[1:]))
+entry.main()
 """
 
 
@@ -158,9 +158,9 @@ def test_process_1_exits_with_the_status_of_the_signal(start, tmp_path):
 
 
 def test_other_commands_are_interrupted(tmp_path):
-    script = "import sys, time\nfrom beamscribe.jobs import cli\nfrom beamscribe.jobs.commands import recipes\n"
+    script = "import sys, time\nfrom beamscribe.jobs import entry\nfrom beamscribe.jobs.commands import recipes\n"
     script += "recipes.run = lambda *_: print('ready', flush=True) or time.sleep(60)\n"
-    script += "sys.exit(cli.main(['recipes']))"
+    script += "entry.main(['recipes'])"
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -168,6 +168,58 @@ def test_other_commands_are_interrupted(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[0] == "beamscribe recipes: stopped by SIGINT; run the same command again\n"
     assert process.returncode == -signal.SIGINT
+
+
+DONE_AT_ONCE = """
+import os, signal, sys
+from beamscribe.jobs import entry
+from beamscribe.jobs.commands import recipes
+def run(options, _):
+    with options.interruption.gently():
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0
+recipes.run = run
+entry.main(["recipes"])
+"""
+
+
+def test_a_signal_that_comes_when_all_is_done_says_so():
+    done = subprocess.run([sys.executable, "-c", DONE_AT_ONCE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
+    assert done.stderr == "beamscribe recipes: stopped by SIGTERM; it had done all its work\n"
+
+
+LATE = """
+import atexit, os, signal, sys, time
+from beamscribe.jobs import entry
+from beamscribe.jobs.commands import recipes
+recipes.run = lambda *_: print("done") or {status}
+atexit.register(lambda: os.kill(os.getpid(), signal.{number}) or time.sleep(60))
+entry.main(["recipes"])
+"""
+
+
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_signal_while_the_process_ends_changes_nothing(number, status):
+    script = LATE.format(status=status, number=number.name)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "done\n", "")
+
+
+def test_ctrl_c_while_modules_are_imported_prints_nothing():
+    # The first module that the command line imports.
+    script = "import os, signal, sys\nclass Finder:\n def find_spec(self, name, *_):\n"
+    script += "  if name == 'argparse': os.kill(os.getpid(), signal.SIGINT)\n"
+    script += "sys.meta_path.insert(0, Finder())\nfrom beamscribe.jobs import entry\nentry.main(['recipes'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 PROGRAM = """

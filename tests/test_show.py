@@ -136,7 +136,7 @@ def test_fits_a_narrow_terminal(commit, tmp_path):
     commit(
         "1", row("/p/folder/a-photo-with-a-long-name.jpg", "a dog runs through the tall grass"), row("/p/b.jpg", "x")
     )
-    arguments = [sys.executable, "-m", "beamscribe.jobs.cli", "show", str(tmp_path)]
+    arguments = [sys.executable, "-m", "beamscribe", "show", str(tmp_path)]
     main, terminal = pty.openpty()
     with subprocess.Popen(arguments, stdout=terminal, env={**os.environ, "COLUMNS": "40", "TERM": "xterm"}) as process:
         process.wait(timeout=60)
@@ -183,7 +183,7 @@ def test_a_run_that_has_committed_nothing_yet(tmp_path, capsys):
 
 def test_a_reader_that_leaves_early(tmp_path, commit):
     commit("1", *(row(f"/p/{number}.jpg", "a dog " * 20) for number in range(2000)))
-    command = [sys.executable, "-m", "beamscribe.jobs.cli", "show", str(tmp_path), "--format", "csv"]
+    command = [sys.executable, "-m", "beamscribe", "show", str(tmp_path), "--format", "csv"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         assert process.stdout.readline().startswith(b"photo,")

@@ -43,7 +43,7 @@ def test_photos_are_captioned(tmp_path, make_photo, tiny_bundle):
     (tmp_path / "hook" / "sitecustomize.py").write_text("import sys\nsys.modules['tfx_bsl'] = None\n")
     job = ["caption", "--input", "photos", "--output", "out", "--bundle", str(tiny_bundle), "--export", "jsonl"]
     done = subprocess.run(
-        [sys.executable, "-m", "beamscribe.jobs.cli", *job],
+        [sys.executable, "-m", "beamscribe", *job],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "hook")},
         cwd=tmp_path,
         capture_output=True,

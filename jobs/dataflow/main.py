@@ -9,8 +9,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from beamscribe.jobs import cli, exits
+from beamscribe.jobs import entry, exits
 from beamscribe.model.errors import InputError, one_line
 
 # Parameters that take several values, separated by spaces and quoted as in a shell.
@@ -58,15 +59,15 @@ def arguments(given: Sequence[str], image: str | None) -> list[str]:
     return line
 
 
-def main() -> int:
-    """Runs the command with the launcher's arguments, and returns its exit status."""
+def main() -> NoReturn:
+    """Runs the command with the launcher's arguments, and exits with its status."""
     try:
         line = arguments(sys.argv[1:], os.environ.get("BEAMSCRIBE_WORKER_IMAGE"))
     except InputError as error:
         print(f"beamscribe: {error}", file=sys.stderr)
-        return exits.status_of(error)
-    return cli.main(line)
+        sys.exit(exits.status_of(error))
+    entry.main(line)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

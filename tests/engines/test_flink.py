@@ -72,7 +72,7 @@ def arguments(photos: Path, output: Path, bundle: Path | None, shard_size: int) 
 
 
 def start(cluster: Cluster, job: list[str], log: Path, parallelism: int = 2) -> psutil.Popen:
-    command = [sys.executable, "-m", "beamscribe.jobs.cli", *job, *cluster.options(), f"--parallelism={parallelism}"]
+    command = [sys.executable, "-m", "beamscribe", *job, *cluster.options(), f"--parallelism={parallelism}"]
     with open(log, "wb") as file:
         return psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 

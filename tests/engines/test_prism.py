@@ -26,7 +26,7 @@ def running() -> list[psutil.Process]:
 def test_it_ends_with_a_launcher_that_is_killed(tmp_path, tiny_bundle):
     photos = make_archive(tmp_path / "photos", 400)
     job = ["caption", "--input", str(photos), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
-    launcher = psutil.Popen([sys.executable, "-m", "beamscribe.jobs.cli", *job, "--shard-size", "8", *PRISM])
+    launcher = psutil.Popen([sys.executable, "-m", "beamscribe", *job, "--shard-size", "8", *PRISM])
     wait_until(lambda: layout.committed_files(str(tmp_path / "out")))
     assert running()
     launcher.kill()
@@ -38,7 +38,7 @@ def test_captions_are_those_of_the_direct_runner(tmp_path):
     photos = make_archive(tmp_path / "photos", 200)
     job = ["caption", "--input", str(photos), "--shard-size", "32", "--output"]
     assert cli.main([*job, str(tmp_path / "direct")]) == 0
-    command = [sys.executable, "-m", "beamscribe.jobs.cli", *job, str(tmp_path / "prism"), *PRISM]
+    command = [sys.executable, "-m", "beamscribe", *job, str(tmp_path / "prism"), *PRISM]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "listed 200 = skipped 0 + captioned 200 + failed 0" in done.stdout

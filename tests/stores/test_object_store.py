@@ -197,7 +197,7 @@ def test_a_job_that_is_killed_goes_on(bucket, photos, tiny_bundle, tmp_path, cap
     arguments += ["--bundle", str(tiny_bundle)]
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen(
-            [sys.executable, "-m", "beamscribe.jobs.cli", *arguments], stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", "beamscribe", *arguments], stdout=log, stderr=log, start_new_session=True
         )
         end = time.monotonic() + 120
         while len(layout.committed_files(f"{bucket}/out")) < 2:
