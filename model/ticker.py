@@ -11,8 +11,8 @@ _LOGGER = logging.getLogger(__name__)
 class Ticker:
     """A context manager whose thread calls a function every few seconds, and once more at the end of the block.
 
-    An exception of the function ends neither the thread nor the block. The first one of each type is logged with its
-    traceback.
+    An exception of the function, `SystemExit` included, ends neither the thread nor the block. The first one of each
+    type is logged with its traceback.
 
     Args:
       call: the function; it is told whether this is the last call.
@@ -23,7 +23,7 @@ class Ticker:
     def __init__(self, call: Callable[[bool], None], seconds: float, name: str):
         self._call, self._seconds = call, seconds
         self._ended = threading.Event()
-        self._logged: set[type[Exception]] = set()
+        self._logged: set[type[BaseException]] = set()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Self:
@@ -40,7 +40,7 @@ class Ticker:
             last = self._ended.wait(self._seconds)
             try:
                 self._call(last)
-            except Exception as error:
+            except BaseException as error:
                 # A function that fails once may work the next time.
                 if type(error) not in self._logged:
                     self._logged.add(type(error))

@@ -192,7 +192,7 @@ class Captioner:
         with concurrent.futures.ThreadPoolExecutor(ahead, thread_name_prefix="caption") as threads:
             pending: collections.deque[concurrent.futures.Future[list[Photo]]] = collections.deque()
             try:
-                for chunk in chunks(map(_taken, photos, itertools.count())):
+                for chunk in chunks(map(_taken, photos, itertools.count()), choices.batch_size):
                     pending.append(threads.submit(_converted, chunk, self.image_size, choices.max_pixels))
                     if len(pending) > ahead:
                         yield from pending.popleft().result()

@@ -254,10 +254,10 @@ def test_a_ticker_logs_a_fault_of_each_type_once_and_goes_on(caplog):
 
     def call(last):
         calls.append(last)
-        raise (KeyError if len(calls) % 2 else TypeError)("a fault")
+        raise (SystemExit if len(calls) % 2 else TypeError)("a fault")
 
     with Ticker(call, 0.001, "test"):
         until(lambda: len(calls) > 5)
     assert calls[-1] is True
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
-    assert "KeyError" in caplog.records[0].exc_text and "TypeError" in caplog.records[1].exc_text
+    assert "SystemExit" in caplog.records[0].exc_text and "TypeError" in caplog.records[1].exc_text

@@ -9,7 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from beamscribe.jobs.options import input_options, output_folder
-from beamscribe.jobs.terminal import printable
+from beamscribe.jobs.terminal import printable, until_closed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,18 +37,19 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         result = checks.verify(output, _listing(options) if options.inputs else None)
     except OSError as error:
         raise BeamscribeError(f"can't read {output}: {one_line(error)}") from None
-    for note in () if options.quiet else result.notes:
-        print(f"note: {printable(note)}")
-    for finding in result.findings:
-        print(printable(f"{finding.subject}: {finding.problem}; {finding.remedy}"))
-    if not options.quiet:
-        _print_summary(result)
+    with until_closed():
+        _print(result, options.quiet)
     return 1 if result.findings else 0
 
 
-def _print_summary(result: "Result") -> None:
-    extent = f"{result.files:,} files of {result.runs:,} runs, {result.rows:,} rows, {result.photos:,} photos"
-    print(f"not all is well: {extent}" if result.findings else f"all is well: {extent}")
+def _print(result: "Result", is_quiet: bool) -> None:
+    for note in () if is_quiet else result.notes:
+        print(f"note: {printable(note)}")
+    for finding in result.findings:
+        print(printable(f"{finding.subject}: {finding.problem}; {finding.remedy}"))
+    if not is_quiet:
+        extent = f"{result.files:,} files of {result.runs:,} runs, {result.rows:,} rows, {result.photos:,} photos"
+        print(f"not all is well: {extent}" if result.findings else f"all is well: {extent}")
 
 
 def _listing(options: argparse.Namespace) -> "Iterator[PhotoRef]":

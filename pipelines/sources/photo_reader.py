@@ -148,13 +148,18 @@ class _Sized(Protocol):
 _Any = TypeVar("_Any", bound=_Sized)
 
 
-def chunks(photos: Iterable[_Any]) -> Iterator[list[_Any]]:
-    """Groups photos into chunks; a chunk is sent to an image process as one message."""
+def chunks(photos: Iterable[_Any], most: int = CHUNK_PHOTOS) -> Iterator[list[_Any]]:
+    """Groups photos into chunks; a chunk is sent to an image process as one message.
+
+    Args:
+      photos: what to group.
+      most: how many photos a chunk may have, if fewer than `CHUNK_PHOTOS`.
+    """
     chunk: list[_Any] = []
     total = 0
     for photo in photos:
         size = photo.size or UNKNOWN_BYTES
-        if chunk and (len(chunk) == CHUNK_PHOTOS or total + size > CHUNK_BYTES):
+        if chunk and (len(chunk) >= min(most, CHUNK_PHOTOS) or total + size > CHUNK_BYTES):
             yield chunk
             chunk, total = [], 0
         chunk.append(photo)
