@@ -19,13 +19,13 @@ from google.cloud import storage
 from keras import ops
 
 from beamscribe.jobs import argparse_internals
-from beamscribe.jobs.runners import beam_internals
+from beamscribe.jobs.runners import beam_internals, worker_internals
 from beamscribe.model import keras_internals
 from beamscribe.model.errors import InputError
 from beamscribe.model.image_sizes import KERAS_APPLICATIONS
 from beamscribe.pipelines.stores import gcs_internals
 
-# Of Beam and argparse, in jobs/runners/beam_internals.py.
+# Of Beam and argparse, in jobs/runners/beam_internals.py and jobs/runners/worker_internals.py.
 
 
 def test_beam_has_a_list_of_options():
@@ -54,7 +54,7 @@ def test_argparse_has_a_list_of_options():
 
 def test_the_direct_runner_starts_workers_by_a_command_and_says_that_they_died():
     died = []
-    runner = beam_internals.runner_with_processes("exec sh -c 'exit 3'", died.append)
+    runner = worker_internals.runner_with_processes("exec sh -c 'exit 3'", died.append)
     with pytest.raises(RuntimeError, match="a worker process ended with status 3"):
         (beam.Pipeline(runner=runner) | beam.Create([1])).pipeline.run()
     assert died == ["a worker process ended with status 3"]
@@ -101,7 +101,7 @@ def test_flink_has_names_for_a_cluster_of_its_own():
 
 
 def test_a_process_becomes_a_worker_by_what_the_environment_says():
-    script = "from beamscribe.jobs.runners import beam_internals\nbeam_internals.become_worker()\n"
+    script = "from beamscribe.jobs.runners import worker_internals\nworker_internals.become_worker()\n"
     # The descriptors come first of all that it reads.
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode and "CONTROL_API_SERVICE_DESCRIPTOR" in done.stderr

@@ -23,6 +23,7 @@ from beamscribe.pipelines.output import layout
 from tests.test_crash import wait_for_none
 
 TWO = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+THREADS = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_who_wants_to_know_more_is_told_more(importable, caplog):
     assert any(record.name.startswith("apache_beam.") and record.process != os.getpid() for record in caplog.records)
 
 
-@pytest.mark.parametrize("options", [TWO, ()])
+@pytest.mark.parametrize("options", [TWO, THREADS, ()])
 def test_an_error_is_raised_and_not_logged(importable, caplog, capfd, options):
     with pytest.raises(Exception, match="the disk") as error:
         beam_runner.run(Steps(fail), beam_runner.pipeline_options(options))
@@ -185,7 +186,7 @@ def test_the_users_options_stay_as_they_are(importable):
         assert options.get_all_options()["direct_running_mode"] == "multi_processing"
 
 
-@pytest.mark.parametrize("options", [TWO, ()])
+@pytest.mark.parametrize("options", [TWO, THREADS, ()])
 def test_each_run_logs_each_kind_of_fault(importable, caplog, options):
     for runs in (1, 2):
         beam_runner.run(Steps(log_much), beam_runner.pipeline_options(options))

@@ -26,7 +26,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState, create_runner
 
-from beamscribe.jobs.runners import beam_internals, flink_runner, worker_process
+from beamscribe.jobs.runners import beam_internals, flink_runner, worker_internals, worker_process
 from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_line
 from beamscribe.pipelines import failures
 from beamscribe.pipelines.images import starting
@@ -251,12 +251,14 @@ def _script(folder: str, name: str, program: str) -> str:
 
 
 def _runner(options: PipelineOptions, died: Callable[[str], None]) -> PipelineRunner | None:
-    """The direct runner with worker processes of our own; None for any other that the options name."""
+    """The direct runner with workers of our own; None for any other, and where the pipeline runs in its own thread."""
     direct: Any = options.view_as(DirectOptions)
     runner: Any = options.view_as(StandardOptions).runner
-    if runner != DEFAULT_RUNNER or direct.direct_running_mode != "multi_processing":
-        return None
-    return beam_internals.runner_with_processes(worker_process.command(os.getpid()), died)
+    if runner == DEFAULT_RUNNER and direct.direct_running_mode == "multi_processing":
+        return worker_internals.runner_with_processes(worker_process.command(os.getpid()), died)
+    if runner == DEFAULT_RUNNER and direct.direct_running_mode == "multi_threading":
+        return worker_internals.runner_with_threads()
+    return None
 
 
 def reason(error: Exception) -> str:

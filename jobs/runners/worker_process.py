@@ -31,9 +31,9 @@ def main() -> None:
     image_process.die_with(int(sys.argv[1]))
     if program := sys.argv[2:]:
         os.execvp(program[0], program)
-    from beamscribe.jobs.runners import beam_internals
+    from beamscribe.jobs.runners import worker_internals
 
-    beam_internals.become_worker()
+    worker_internals.become_worker()
 
 
 if __name__ == "__main__":
