@@ -416,7 +416,7 @@ def test_a_lost_row_is_told(archive, tmp_path, tiny_bundle, monkeypatch, capsys)
         (["--input", "/no/such/folder"], "--input: /no/such/folder does not exist"),
         (["--bundle", "/no/bundle"], "/no/bundle is not a model bundle"),
         (["--max-length", "99"], "--max-length 99: the model writes at most 8 words"),
-        (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be above 0"),
+        (["--top-p", "0.9", "--temperature", "0"], "--temperature 0.0: must be from 0.01 to 100"),
         (["--seed", "2"], "--seed has no effect without --top-p; give --top-p, too"),
         (["--alternatives", "2"], "raise --beam-width"),
         (["--beam-widht", "3"], "unknown option --beam-widht"),

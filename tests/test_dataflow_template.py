@@ -81,7 +81,7 @@ def test_metadata_is_complete():
         ("hidden", ["true", "false"], ["yes", "True"]),
         ("no_deduplicate", ["true", "false"], ["1"]),
         ("allow_empty", ["true", "false"], [""]),
-        ("beam_width", ["1", "12"], ["0", "-1", "3.5", "x"]),
+        ("beam_width", ["1", "12", "100"], ["0", "-1", "3.5", "x", "101"]),
         ("max_length", ["20"], ["0", ""]),
         ("min_length", ["1"], ["0"]),
         ("no_repeat_ngram", ["0", "3"], ["-1", "00"]),
@@ -111,7 +111,26 @@ def test_numbers_are_those_that_the_command_takes(name):
     settings = CaptionSettings(3, 20, top_p=0.9)
     if name == "length_penalty":
         settings = settings._replace(top_p=0.0)
-    for value in ("0", "0.0", "0.001", ".5", "0.99", "1", "1.0", "1.01", "2", "9.99", "10", "10.0", "10.01", "11"):
+    for value in (
+        "0",
+        "0.0",
+        "0.001",
+        ".5",
+        "0.99",
+        "1",
+        "1.0",
+        "1.01",
+        "2",
+        "9.99",
+        "10",
+        "10.0",
+        "10.01",
+        "11",
+        "0.01",
+        ".05",
+        "100",
+        "101",
+    ):
         try:
             caption_settings.chosen({name: float(value)}, settings, 20)
             taken = True
