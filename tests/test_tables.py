@@ -74,5 +74,5 @@ def test_wrong_outputs(wrong, complaint):
 
 @pytest.mark.parametrize("history", [1, None, "no"])
 def test_wrong_histories(output, history):
-    with pytest.raises(beamscribe.InputError, match="^`history` must be True or False, not "):
+    with pytest.raises(beamscribe.InputError, match=r"^`history` must be True or False, not "):
         beamscribe.read(output, history=history)
