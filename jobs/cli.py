@@ -131,7 +131,7 @@ def _parser(name: str, module: ModuleType) -> Parser:
         "--config", metavar="FILE", help="YAML file with options, `option: value`; the command line wins"
     )
     group.add_argument("--verbose", action="store_true", help="log what the job does, and what libraries say")
-    group.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    group.add_argument("--quiet", action="store_true", help="print only what was asked for, warnings and errors")
     return parser
 
 

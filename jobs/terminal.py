@@ -11,7 +11,7 @@ from beamscribe.model.errors import printable as printable
 def print_ignored(ignored: Mapping[str, int]) -> None:
     """Prints how many files a listing ignored, by kind; nothing where there are none."""
     if ignored:
-        kinds = (f"{count} {kind or 'without an extension'}" for kind, count in ignored.items())
+        kinds = (f"{count} {printable(kind) or 'without an extension'}" for kind, count in ignored.items())
         print(f"ignored files: {', '.join(kinds)}")
 
 

@@ -7,7 +7,10 @@ import difflib
 import os
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from beamscribe.pipelines.output.run_documents import Report
 
 # Characters of an error's line. Some libraries quote whole files.
 LONGEST = 300
@@ -83,7 +86,7 @@ class RunError(BeamscribeError):
       TooManyFailures 1
     """
 
-    def __init__(self, message: str, report: Any = None):
+    def __init__(self, message: str, report: "Report | None" = None):
         super().__init__(message)
         self.report = report
 

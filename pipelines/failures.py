@@ -110,7 +110,7 @@ _MEANINGS = {
     ),
     ErrorCode.DECODER_CRASH: _Meaning("The image process died while it decoded the photo.", (Stage.DECODE,)),
     ErrorCode.DECODER_KILLED: _Meaning(
-        "The image process was killed from outside, several times, while it decoded the photo; for example, memory ran out.",
+        "The image process was killed from outside several times, for example because memory ran out.",
         (Stage.DECODE,),
         transient=True,
     ),

@@ -45,11 +45,11 @@ def run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
         job = caption_function.job_of(**arguments, beam_options=beam_options)
         if place := dataflow_runner.template(job.beam_options):
             caption_job.write_template(job, place)
-            print(f"template: {place}")
+            print(f"template: {printable(place)}")
         else:
             caption_job.submit(job)
             print(f"running:  {(job.remote or {})['name']}; `beamscribe stop` asks it to end early")
-        print(f"report:   {job.options.folder}/report.html, once the job has run")
+        print(f"report:   {printable(job.options.folder)}/report.html, once the job has run")
         return 0
     with options.interruption.gently() as stop, Display(None, "photo") as display:
         try:
@@ -91,8 +91,8 @@ def _print_account(result: "Report", is_stopped: bool) -> None:
     for sample in result.samples[:_SHOWN_CAPTIONS]:
         print(f"  {printable(os.path.basename(sample.photo))}: {printable(sample.caption)}")
     if result.skipped + result.captioned + result.failed:
-        print(f"table:   {layout.captions_folder(result.output)}")
-    print(f"report:  {layout.run_file(result.output, result.run, layout.PAGE)}")
+        print(f"table:   {printable(layout.captions_folder(result.output))}")
+    print(f"report:  {printable(layout.run_file(result.output, result.run, layout.PAGE))}")
     # What was typed may be a path into a virtual environment that is not active.
     program = "beamscribe" if shutil.which("beamscribe") else os.path.relpath(sys.argv[0])
-    print(f"read it: {program} show {shlex.quote(result.output)}")
+    print(f"read it: {program} show {printable(shlex.quote(result.output))}")

@@ -295,7 +295,9 @@ def _levels(image: Image.Image) -> tuple[float, float]:
     if sample.min() >= 0 and sample.max() <= whites[-1]:
         return 0, next(white for white in whites if sample.max() <= white)
     black, white = np.percentile(sample, (0.5, 99.5))
-    return (black, white) if black < white else (black - 1, black + 1)
+    # Next to a large value, 1 is nothing.
+    margin = max(1.0, abs(black) * 1e-6)
+    return (black, white) if black < white else (black - margin, black + margin)
 
 
 def _to_grey(image: Image.Image, levels: tuple[float, float]) -> Image.Image:
