@@ -9,7 +9,7 @@ import json
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import pydantic
 
@@ -44,7 +44,8 @@ class Description(Document):
 
     REMEDY: ClassVar[str] = "get the bundle again"
 
-    fingerprint: str
+    # It names a folder of the cache of bundles.
+    fingerprint: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{16}$")]
     name: str
     image_size: int
     longest: int

@@ -8,8 +8,8 @@ from pathlib import Path
 import filelock
 
 from beamscribe.model import bundle
-from beamscribe.model.bundle import Description
-from beamscribe.model.errors import BeamscribeError, InputError, one_line, path_of
+from beamscribe.model.bundle import DESCRIPTION, Description
+from beamscribe.model.errors import PROGRAMMING_ERRORS, BeamscribeError, InputError, one_line, path_of
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import rows
 from beamscribe.pipelines.stores import uris
@@ -22,12 +22,23 @@ def located(bundle: str | os.PathLike[str] | None) -> str:
       bundle: path or URI of the bundle's folder; None for the bundle in the package.
 
     Raises:
-      InputError: the argument is no path, or is empty, as it is where a shell variable is not set.
+      InputError: the argument is no path, or is empty, as it is where a shell variable is not set; or nothing can be
+        read from such a URI.
     """
     if bundle is None:
         return ""
     uri = path_of("bundle", bundle)
-    return os.path.abspath(uris.local_path(uri)) if stores.is_local(uri) else uri.rstrip("/")
+    try:
+        folder = stores.absolute(uri)
+        stores.join(folder, DESCRIPTION)
+    except InputError as error:
+        raise InputError(f"`bundle`: {error}") from None
+    except ValueError:
+        # Beam has no filesystem for the scheme, and its error is as long as three lines.
+        raise _unreadable(uri, f"there is no store for {uris.scheme_of(uri)}://") from None
+    except OSError as error:
+        raise _unreadable(uri, error) from None
+    return folder
 
 
 def described(uri: str) -> Description:
@@ -43,12 +54,19 @@ def described(uri: str) -> Description:
     try:
         if stores.is_local(uri):
             return bundle.describe(_folder(uri))
-        path = stores.join(uri, bundle.DESCRIPTION)
+        path = stores.join(uri, DESCRIPTION)
         return Description.from_json(stores.read(path), path)
     except FileNotFoundError:
-        raise InputError(f"{uri} is not a model bundle: it has no {bundle.DESCRIPTION}") from None
+        raise InputError(f"{uri} is not a model bundle: it has no {DESCRIPTION}") from None
     except OSError as error:
+        if _is_of_beam(uri):
+            raise _unreadable(uri, error) from None
         raise BeamscribeError(f"can't read the bundle {uri}: {one_line(error)}") from None
+    except PROGRAMMING_ERRORS as error:
+        # So does a filesystem of Beam say that its library or its options are missing.
+        if _is_of_beam(uri):
+            raise _unreadable(uri, error) from None
+        raise
 
 
 def fetched(uri: str, fingerprint: str) -> Path:
@@ -76,6 +94,14 @@ def fetched(uri: str, fingerprint: str) -> Path:
     except OSError as error:
         raise BeamscribeError(f"can't fetch the bundle {uri}: {one_line(error)}") from None
     return folder
+
+
+def _is_of_beam(uri: str) -> bool:
+    return not stores.is_local(uri) and uris.scheme_of(uri) != "gs"
+
+
+def _unreadable(uri: str, error: object) -> InputError:
+    return InputError(f"`bundle`: can't read {uri}: {one_line(error)}; give a folder of this machine or of gs://")
 
 
 def _folder(uri: str) -> Path:
@@ -108,7 +134,7 @@ def _fetch(uri: str, folder: Path, fingerprint: str) -> None:
     try:
         files = (found.uri for found in stores.below(uri) if not uris.is_folder_marker(found.uri))
         for file, data in rows.read_ahead(stores.read, files):
-            path = beside / file.removeprefix(f"{uri}/")
+            path = beside / _checked_name(file, uri)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data.result())
         _check(beside, uri, fingerprint)
@@ -116,3 +142,15 @@ def _fetch(uri: str, folder: Path, fingerprint: str) -> None:
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _checked_name(file: str, uri: str) -> str:
+    """The name of a file of a bundle, below the bundle's folder: an object of a bucket can have any name.
+
+    Raises:
+      BeamscribeError: the name leads out of the folder, or no file can have it.
+    """
+    name = file.removeprefix(f"{uri}/")
+    if name == file or {"", ".", ".."} & {*name.split("/")} or not name.isprintable() or "\\" in name:
+        raise BeamscribeError(f"the bundle {uri} is refused: its object {file} has a name that no file of a bundle has")
+    return name
