@@ -16,6 +16,8 @@ from beamscribe.pipelines.sources.base import ListOptions
 
 # Photos are compared in this many parts; photos of equal size are in the same part.
 PARTS = 256
+# Photos with the same bytes of which one is captioned: as many as a shard has by default.
+COPIES = 512
 # Bytes at the start of large local photos that are compared first.
 HEAD_BYTES = 65536
 # After this many standalone files can't be read, no more are: retries may have taken a minute for each.
@@ -45,7 +47,8 @@ def marked(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRe
       options: how containers are read.
 
     Yields:
-      Each photo; of photos with the same bytes, all but one have `same_as` set to that one.
+      Each photo; of photos with the same bytes, all but one have `same_as` set to that one. Of more than `COPIES` such
+      photos one is left for each `COPIES`: no shard has to hold them all.
     """
     sizes: dict[tuple[int, bool], list[PhotoRef]] = collections.defaultdict(list)
     for ref in photos:
@@ -55,9 +58,13 @@ def marked(photos: Iterable[PhotoRef], options: ListOptions) -> Iterator[PhotoRe
             yield ref
     alike = {size: _alike(refs) for size, refs in sizes.items()}
     first: dict[str, PhotoRef] = {}
+    copies: collections.Counter[str] = collections.Counter()
     for ref in _with_digests(itertools.chain.from_iterable(alike.values()), options):
         digest = ref.sha256 or ref.md5
-        original = first.setdefault(digest, ref) if digest else ref
+        if not digest or copies[digest] % COPIES == 0:
+            first[digest] = ref
+        copies[digest] += 1
+        original = first[digest]
         yield ref if original is ref else ref._replace(same_as=original.photo)
     for size, refs in sizes.items():
         yield from (ref for ref in refs if ref not in alike[size])
@@ -94,7 +101,7 @@ def _of_files(refs: Sequence[PhotoRef]) -> Iterator[str]:
     gone = threading.Event()
 
     def digest(ref: PhotoRef) -> str:
-        found = "" if gone.is_set() else _digest(reading.read_photo(ref))
+        found = "" if gone.is_set() else reading.digest_photo(ref)
         if not found and next(failures) == MAX_FAILURES:
             gone.set()
         return found

@@ -1,4 +1,6 @@
+import collections
 import hashlib
+import tracemalloc
 
 import pytest
 
@@ -17,8 +19,8 @@ def marked(refs):
 def read(monkeypatch):
     """Names of the photos that are read whole."""
     names = []
-    real = reading.read_photo
-    monkeypatch.setattr(reading, "read_photo", lambda ref: names.append(ref.photo.rpartition("/")[2]) or real(ref))
+    real = reading.digest_photo
+    monkeypatch.setattr(reading, "digest_photo", lambda ref: names.append(ref.photo.rpartition("/")[2]) or real(ref))
     return names
 
 
@@ -70,3 +72,26 @@ def test_photos_of_unknown_size_do_not_all_lie_in_one_part():
     assert len(parts) > 200 and max(map(len, parts.values())) < 30
     sized = dict(duplicates.by_size(PhotoRef(f"/p/{n}.jpg", etag="1", size=7 + n % 2) for n in range(100)))
     assert {part: len(refs) for part, refs in sized.items()} == {7: 50, 8: 50}
+
+
+def test_large_photos_are_compared_piece_by_piece(tmp_path):
+    size = 300 * 2**20
+    for name in "abcd":
+        with open(tmp_path / f"{name}.jpg", "wb") as file:
+            file.write(jpeg(1))
+            file.truncate(size)
+    refs, _ = listed(tmp_path)
+    tracemalloc.start()
+    found = marked(refs)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sorted(bool(ref.same_as) for ref in found.values()) == [False, True, True, True]
+    assert peak < 32 * 2**20
+
+
+def test_many_copies_have_several_originals():
+    refs = [PhotoRef(f"/{number:05d}.jpg", "", 5, sha256="d") for number in range(duplicates.COPIES * 2 + 3)]
+    found = marked(refs)
+    originals = collections.Counter(ref.same_as or ref.photo for ref in found.values())
+    assert sorted(originals.values()) == [3, duplicates.COPIES, duplicates.COPIES]
+    assert all(not found[name].same_as for name in originals)

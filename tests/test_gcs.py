@@ -21,7 +21,7 @@ from beamscribe.pipelines.photos import PhotoRef, Shard
 from beamscribe.pipelines.sources import detect, reading
 from beamscribe.pipelines.sources.base import ListOptions, Source
 from beamscribe.pipelines.stores import gcs, retries
-from beamscribe.pipelines.stores.base import FileInfo, NoCredentialsError
+from beamscribe.pipelines.stores.base import FileInfo, NoCredentialsError, TooLongError
 from tests.conftest import run_eagerly
 from tests.fault_proxy import faulty
 from tests.test_caption import row_of
@@ -61,6 +61,13 @@ def test_files_are_written_read_and_found(bucket):
     assert list(stores.matching(f"{bucket}/**")) == [f"{bucket}/a/run=2/x.bin"]
     with pytest.raises(OSError, match="gs://nothing/x"):
         stores.create("gs://nothing/x", b"")
+
+
+def test_no_more_of_an_object_is_read_than_was_asked_for(bucket):
+    stores.replace(f"{bucket}/a.jpg", b"12345")
+    assert stores.read(f"{bucket}/a.jpg", 5) == b"12345"
+    with pytest.raises(TooLongError, match="more than 4 bytes"):
+        stores.read(f"{bucket}/a.jpg", 4)
 
 
 def test_a_folder_with_wildcards_in_its_name_is_taken_literally(bucket):

@@ -10,9 +10,10 @@ import pytest
 
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.listing import ListPhotos, list_photos
-from beamscribe.pipelines.sources import files
+from beamscribe.pipelines.sources import files, reading
 from beamscribe.pipelines.sources.base import ListOptions
 from tests.conftest import run_eagerly
+from tests.containers import contents, jpeg, listed, make_zip
 
 
 @pytest.fixture
@@ -199,3 +200,25 @@ def test_the_transform_lists_all_inputs(archive):
 def test_the_transform_stops_at_its_limit(archive):
     (part,) = transformed(archive, limit=2)
     assert names(part.photos, archive) == ["a.JPEG", "b.jpg"]
+
+
+def test_a_file_that_is_called_like_a_photo_in_an_archive_has_a_name_of_its_own(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    inner = make_zip(folder / "x.zip")
+    names = {ref.photo for ref in listed(inner)[0]}
+    member = sorted(name.rpartition("#")[2] for name in names)[0]
+    (folder / f"x.zip#{member}").parent.mkdir(parents=True, exist_ok=True)
+    (folder / f"x.zip#{member}").write_bytes(jpeg(7))
+    # An archive whose photos could have the names of photos in the other.
+    make_zip(folder / "x.zip#y.zip")
+    # Names with the sign alone stay as they are.
+    (folder / "IMG #1.jpg").write_bytes(jpeg(8))
+    refs = [ref for uri in (folder, inner, folder / "x.zip#y.zip") for ref in listed(uri)[0]]
+    assert len({ref.photo for ref in refs}) == len(refs)
+    assert names < {ref.photo for ref in refs} and str(folder / "IMG #1.jpg") in {ref.photo for ref in refs}
+    (loose,) = (ref for ref in refs if ref.photo.endswith(f"x.zip%23{member}") and not ref.container)
+    assert reading.read_photo(loose) == jpeg(7)
+    assert all(isinstance(content, bytes) for content in contents([ref for ref in refs if ref.container]).values())
+    # A glob lists them by the same names.
+    assert {ref.photo for ref in refs} == {ref.photo for ref in listed(folder / "*")[0]}

@@ -302,12 +302,32 @@ def test_a_forked_process_that_exits_leaves_the_parents_processes_alone(pool, ma
     assert pool.convert([good], 16, 10**6)[0].failure is None and pool.processes == before
 
 
+def test_large_photos_are_read_one_at_a_time(reader, tmp_path, monkeypatch):
+    monkeypatch.setattr(photo_reader, "AHEAD_BYTES", 1000)
+    monkeypatch.setattr(photo_reader, "CHUNK_BYTES", 1000)
+    at_once, most, lock, read = 0, 0, threading.Lock(), reading.read_photo
+
+    def watched(ref):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.02)
+        with lock:
+            at_once -= 1
+        return read(ref)
+
+    monkeypatch.setattr(reading, "read_photo", watched)
+    assert len(list(reader.stream(refs_of(tmp_path, [bytes(2000)] * 8), 16))) == 8
+    assert most == 1
+
+
 def test_photos_say_how_long_they_took(reader, tmp_path, make_photo, monkeypatch):
     read = reading.stores.read
 
-    def slowly(uri):
+    def slowly(uri, most):
         time.sleep(0.02)
-        return read(uri)
+        return read(uri, most)
 
     monkeypatch.setattr(reading.stores, "read", slowly)
     good = make_photo(tmp_path / "good.jpg").read_bytes()
@@ -333,7 +353,7 @@ def test_reading_failures_have_their_codes(reader, tmp_path):
 
 
 def test_permission_is_told_from_other_errors(reader, monkeypatch):
-    def refuse(uri):
+    def refuse(uri, most):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(reading.stores, "read", refuse)

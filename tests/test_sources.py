@@ -134,13 +134,32 @@ def test_a_photo_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
     (ref,) = listed(photo)[0]
     real = reading.stores.read
 
-    def read_and_write(uri):
-        data = real(uri)
+    def read_and_write(uri, most):
+        data = real(uri, most)
         photo.write_bytes(jpeg(2) + b"more")
         return data
 
     monkeypatch.setattr(reading.stores, "read", read_and_write)
     assert reading.read_photo(ref).error == ErrorCode.CHANGED_WHILE_READING
+
+
+def test_no_more_of_a_photo_is_read_than_was_listed(tmp_path, monkeypatch):
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(jpeg(1))
+    (ref,) = listed(photo)[0]
+    # Sparse: it takes no space.
+    os.truncate(photo, 2**40)
+    failure = reading.read_photo(ref)
+    assert (failure.error, failure.message) == (
+        ErrorCode.CHANGED_WHILE_READING,
+        "the file has grown since it was listed",
+    )
+    assert reading.digest_photo(ref) == ""
+    # Where no listing has said a size, no more is read than any photo may have.
+    monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
+    assert reading.read_photo(PhotoRef(str(photo), "")).error == ErrorCode.TOO_LARGE
+    os.truncate(photo, 2**20)
+    assert reading.read_photo(PhotoRef(str(photo), "")) == photo.read_bytes()
 
 
 def test_no_name_stops_the_reading():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.images import formats, to_pixels
@@ -432,6 +432,18 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
     decoded = to_pixels.convert(data, 32, max_pixels=2399)
     assert decoded.failure.error == ErrorCode.TOO_LARGE and "2,399" in decoded.failure.message
     assert (decoded.width, decoded.height) == (60, 40)
+
+
+def test_a_png_that_is_refused_is_not_decoded(monkeypatch):
+    def load(self):
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    data = encoded(quadrants(), "PNG")
+    decoded = to_pixels.convert(data, 32, max_pixels=2399)
+    assert decoded.failure.error == ErrorCode.TOO_LARGE and (decoded.width, decoded.height) == (60, 40)
+    with Image.open(io.BytesIO(data)) as image:
+        assert to_pixels.convert_image(image, 32, max_pixels=2399).failure.error == ErrorCode.TOO_LARGE
 
 
 def test_the_page_of_codes_agrees_with_the_code():

@@ -107,7 +107,7 @@ def _convert(data: bytes, size: int, max_pixels: int) -> Picture:
     width = height = None
     try:
         with _open(data, max_pixels) as image:
-            orientation = _orientation(image)
+            orientation = _orientation(image, max_pixels)
             size_upright = _size_upright(image, orientation)
             # The columns of a row hold no larger numbers.
             if max(size_upright) <= _INT32_MAX:
@@ -139,7 +139,7 @@ def convert_image(image: Image.Image, size: int, max_pixels: int = MAX_PIXELS) -
     width = height = None
     try:
         with _loading:
-            orientation = _orientation(image)
+            orientation = _orientation(image, max_pixels)
             width, height = _size_upright(image, orientation)
             _check_size(width, height, max_pixels)
             image.load()
@@ -201,12 +201,15 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise _Refused(ErrorCode.TOO_SMALL, f"the photo has {width} × {height} pixels, the minimum side is {MIN_SIDE}")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, max_pixels: int) -> int:
     # Pillow itself turns TIFFs upright.
     if image.format == "TIFF":
         return 1
+    # Of a PNG, Pillow decodes the pixels to find EXIF behind them, which those of one that is refused need not be.
+    is_refused = image.width * image.height > max_pixels
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        exif = Image.Image.getexif(image) if is_refused else image.getexif()
+        orientation = exif.get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - Pillow raises nearly anything on broken EXIF, and a photo with such EXIF is valid
         return 1
     try:

@@ -11,7 +11,7 @@ from beamscribe.pipelines import stores
 from beamscribe.pipelines.images import formats
 from beamscribe.pipelines.sources import compression, damage, lists, parquets, tfrecords
 from beamscribe.pipelines.sources.base import EXTENSIONS, HEAD_BYTES, ListOptions, Source, extension_of
-from beamscribe.pipelines.stores import uris
+from beamscribe.pipelines.stores import local, uris
 
 # Names of containers: among the files that match a glob, only those with such a name are opened to tell their kind. Of
 # a file whose bytes are none or zeros, as those of an archive of nothing are, the name tells its kind.
@@ -36,7 +36,8 @@ def source_of(uri: str, options: ListOptions) -> Source:
         return Source(uri, "folder")
     if not stores.exists(uri):
         raise InputError(f"{uri} does not exist; give a folder, a glob, a photo, a list or an archive")
-    source = Source(uri, options.format or _file(uri, options))
+    name = local.name_of(uris.local_path(uri)) if stores.is_local(uri) else uri
+    source = Source(name, options.format or _file(uri, options))
     check(source, options)
     return source
 

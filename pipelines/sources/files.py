@@ -59,7 +59,7 @@ def list_glob(
         for path in sorted(stores.matching(pattern, refused.append)):
             below = os.path.relpath(path, uris.local_path(base))
             if (kind := kind_of(path)) and not options.ignored(below):
-                yield Source(uris.local_uri(path), kind)
+                yield Source(local.name_of(path), kind)
             else:
                 yield from _file(path, below, options)
         for folder in sorted(refused):
@@ -162,6 +162,7 @@ def _unopened(folder: str) -> PhotoRef:
 
 
 def _local_ref(path: str) -> PhotoRef:
+    uri = local.name_of(path)
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -170,8 +171,8 @@ def _local_ref(path: str) -> PhotoRef:
             status = os.lstat(path)
         except (OSError, ValueError):
             # The file was deleted after its folder was listed, or its name is invalid: reading it reports so.
-            return PhotoRef(uris.local_uri(path), etag="")
-    return PhotoRef(uris.local_uri(path), local.etag_of(status), status.st_size)
+            return PhotoRef(uri, etag="")
+    return PhotoRef(uri, local.etag_of(status), status.st_size)
 
 
 def _remote(

@@ -21,6 +21,8 @@ from beamscribe.pipelines.sources.base import ListOptions
 # messages in memory.
 CHUNK_PHOTOS = 8
 CHUNK_BYTES = 32 * 2**20
+# Bytes of photos that are read ahead of the model, if these are more than one message.
+AHEAD_BYTES = 256 * 2**20
 # The assumed size of a photo, if the listing does not contain its size.
 UNKNOWN_BYTES = 4 * 2**20
 
@@ -55,6 +57,13 @@ class _Read(NamedTuple):
     ms: float
 
 
+class _Task(NamedTuple):
+    """A chunk of photos that is read and converted, and the number of its bytes, as far as the listing says."""
+
+    photos: concurrent.futures.Future[list[Photo]]
+    bytes: int
+
+
 class PhotoReader:
     """Reads photos and keeps a pool of image processes busy with them.
 
@@ -80,31 +89,33 @@ class PhotoReader:
           Each photo, in order, with pixels `[size, size, 3]`, uint8, or with its failure.
         """
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="container") as reader:
-            pending: collections.deque[concurrent.futures.Future[list[Photo]]] = collections.deque()
+            pending: collections.deque[_Task] = collections.deque()
             tasks = self._tasks(refs, size, options, reader)
             try:
-                pending.extend(itertools.islice(tasks, self._ahead))
+                for task in tasks:
+                    pending.append(task)
+                    while len(pending) > self._ahead or sum(task.bytes for task in pending) > AHEAD_BYTES:
+                        yield from pending.popleft().photos.result()
                 while pending:
-                    photos = pending.popleft().result()
-                    pending.extend(itertools.islice(tasks, 1))
-                    yield from photos
+                    yield from pending.popleft().photos.result()
             finally:
-                for future in pending:
-                    future.cancel()
+                for task in pending:
+                    task.photos.cancel()
 
     def _tasks(
         self, refs: Iterable[PhotoRef], size: int, options: ReadOptions, reader: concurrent.futures.Executor
-    ) -> Iterator[concurrent.futures.Future[list[Photo]]]:
+    ) -> Iterator["_Task"]:
         """Starts to read and convert a chunk each time the consumer asks for one."""
         for container, run in reading.by_container(refs):
             # Standalone files are read in parallel; a container is read in order, by one thread.
             contents = reading.read_members(run, options.sources) if container else None
             for chunk in chunks(run):
                 if options.look_up and not container:
-                    yield self._threads.submit(self._looked_up, chunk, size, options.max_pixels)
-                    continue
-                read = reader.submit(_next, contents, len(chunk)) if contents else None
-                yield self._threads.submit(self._photos, chunk, read, size, options.max_pixels)
+                    future = self._threads.submit(self._looked_up, chunk, size, options.max_pixels)
+                else:
+                    read = reader.submit(_next, contents, len(chunk)) if contents else None
+                    future = self._threads.submit(self._photos, chunk, read, size, options.max_pixels)
+                yield _Task(future, sum(ref.size for ref in chunk))
 
     def _looked_up(self, refs: Sequence[PhotoRef], size: int, max_pixels: int) -> list[Photo]:
         """Looks photos up, then reads and converts them."""

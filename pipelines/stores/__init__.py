@@ -65,13 +65,18 @@ def resolved(folder: str, entry: str) -> str:
     return join(folder, *(part for part in entry.split("/") if part != "."))
 
 
-def read(uri: str) -> bytes:
+def read(uri: str, most: int | None = None) -> bytes:
     """Reads a whole file; retries if a remote store reports a transient error.
 
+    Args:
+      uri: URI of the file.
+      most: number of bytes that the file may have; None for any number.
+
     Raises:
+      TooLongError: the file has more than `most` bytes; hardly more of them were read.
       OSError: the store reported an error.
     """
-    return store_of(uri).read(uri)
+    return store_of(uri).read(uri, most)
 
 
 def opened(uri: str) -> AbstractContextManager[BinaryIO]:

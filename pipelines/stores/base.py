@@ -45,6 +45,10 @@ class NotAFileError(OSError):
     """The path is not a regular file: it is a named pipe, a socket or a device."""
 
 
+class TooLongError(OSError):
+    """A file has more bytes than it may have."""
+
+
 class NoCredentialsError(OSError):
     """There are no credentials for the store. Unlike a denied access to one photo, this error ends the job."""
 
@@ -65,8 +69,16 @@ class Store(abc.ABC):
     is_exclusive: bool = True
 
     @abc.abstractmethod
-    def read(self, uri: str) -> bytes:
-        """Reads a whole file."""
+    def read(self, uri: str, most: int | None = None) -> bytes:
+        """Reads a whole file.
+
+        Args:
+          uri: URI of the file.
+          most: number of bytes that the file may have; None for any number.
+
+        Raises:
+          TooLongError: the file has more than `most` bytes; hardly more of them were read.
+        """
 
     @abc.abstractmethod
     def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
@@ -156,6 +168,16 @@ class RangedStore(Store):
     @abc.abstractmethod
     def first(self, prefix: str, start: str = "") -> str | None:
         """The first URI that begins with `prefix` and is not before `start`; None if there is none."""
+
+
+def read_at_most(file: BinaryIO, most: int | None) -> bytes:
+    """Reads a stream to its end; `most` and the error are those of `Store.read`."""
+    if most is None:
+        return file.read()
+    data = file.read(most + 1)
+    if len(data) > most:
+        raise TooLongError(f"the file has more than {most:,} bytes")
+    return data
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from beamscribe.pipelines.stores import retries
-from beamscribe.pipelines.stores.base import FileInfo, RemoteFile, Store, as_os_errors
+from beamscribe.pipelines.stores.base import FileInfo, RemoteFile, Store, TooLongError, as_os_errors, read_at_most
 
 if TYPE_CHECKING:
     from apache_beam.io.filesystems import FileSystems
@@ -22,7 +22,9 @@ _UNCOMPRESSED = "uncompressed"
 
 def _is_transient(error: Exception) -> bool:
     # A ValueError means that no filesystem has the scheme of the URI.
-    permanent = isinstance(error, FileNotFoundError | PermissionError) or isinstance(error.__cause__, ValueError)
+    permanent = isinstance(error, FileNotFoundError | PermissionError | TooLongError) or isinstance(
+        error.__cause__, ValueError
+    )
     return isinstance(error, OSError) and not permanent
 
 
@@ -46,18 +48,18 @@ class BeamStore(Store):
 
     is_exclusive = False
 
-    def read(self, uri: str) -> bytes:
+    def read(self, uri: str, most: int | None = None) -> bytes:
         """See `Store.read`."""
         from google.api_core.exceptions import RetryError
 
         try:
-            return _with_retries()(self._read)(uri)
+            return _with_retries()(self._read)(uri, most)
         except RetryError as error:
             raise error.cause or OSError(str(error)) from error
 
-    def _read(self, uri: str) -> bytes:
+    def _read(self, uri: str, most: int | None) -> bytes:
         with self.open(uri) as file:
-            return file.read()
+            return read_at_most(file, most)
 
     @contextlib.contextmanager
     def open(self, uri: str) -> Iterator[BinaryIO]:

@@ -13,7 +13,14 @@ from typing import Any, BinaryIO, cast
 import google_crc32c
 
 from beamscribe.pipelines.stores import retries
-from beamscribe.pipelines.stores.base import FileInfo, NoCredentialsError, RangedStore, RemoteFile, as_os_errors
+from beamscribe.pipelines.stores.base import (
+    FileInfo,
+    NoCredentialsError,
+    RangedStore,
+    RemoteFile,
+    TooLongError,
+    as_os_errors,
+)
 
 # A request is retried for this long, with exponential backoff and jitter, if the store is busy, fails, does not respond
 # or closes the connection (HTTP 408, 429, 5xx), or if a response ends early.
@@ -33,10 +40,12 @@ _MORE_CONNECTIONS = 32
 class GcsStore(RangedStore):
     """Objects of `gs://`. `create` is exclusive, by the precondition that the object has no generation yet."""
 
-    def read(self, uri: str) -> bytes:
+    def read(self, uri: str, most: int | None = None) -> bytes:
         """See `Store.read`."""
+        found = _Bounded(most)
         with as_os_errors(uri):
-            return _blob(uri).download_as_bytes(**_request_options())
+            _blob(uri).download_to_file(found, **_request_options())
+        return found.getvalue()
 
     def head(self, uri: str, size: int) -> bytes:
         """See `Store.head`."""
@@ -139,6 +148,19 @@ class GcsStore(RangedStore):
     def folder_of(self, uri: str) -> str:
         """See `Store.folder_of`."""
         return uri.rpartition("/")[0]
+
+
+class _Bounded(io.BytesIO):
+    """What is written to it, unless that is more than `most` bytes: the store may send more than it has listed."""
+
+    def __init__(self, most: int | None):
+        super().__init__()
+        self._most = most
+
+    def write(self, data: Any) -> int:
+        if self._most is not None and self.tell() + len(data) > self._most:
+            raise TooLongError(f"the object has more than {self._most:,} bytes")
+        return super().write(data)
 
 
 def _stream(uri: str) -> BinaryIO:

@@ -4,14 +4,15 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import stat
 import uuid
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from beamscribe.pipelines.stores import globs, renaming
-from beamscribe.pipelines.stores.base import FileInfo, NotAFileError, NotExclusiveError, Store
-from beamscribe.pipelines.stores.uris import local_path, local_uri
+from beamscribe.pipelines.stores.base import FileInfo, NotAFileError, NotExclusiveError, Store, read_at_most
+from beamscribe.pipelines.stores.uris import file_uri, local_path, local_uri
 
 # The errors of filesystems without hard links, such as exFAT and some SMB shares.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EINVAL)
@@ -22,10 +23,10 @@ class LocalStore(Store):
 
     is_local = True
 
-    def read(self, uri: str) -> bytes:
+    def read(self, uri: str, most: int | None = None) -> bytes:
         """See `Store.read`."""
         with self.open(uri) as file:
-            return file.read()
+            return read_at_most(file, most)
 
     @contextlib.contextmanager
     def open(self, uri: str) -> Iterator[BinaryIO]:
@@ -112,6 +113,16 @@ def etag_of(status: os.stat_result) -> str:
 def absolute(uri: str) -> str:
     """The absolute path of a local file, in the form that tables contain; see `uris.local_uri`."""
     return local_uri(os.path.abspath(local_path(uri)))
+
+
+def name_of(path: str) -> str:
+    """The name of a local file in tables, which no photo in an archive has; else it is as `uris.local_uri` says.
+
+    A file `x.zip#a.jpg` beside an archive `x.zip` is called like the photo `a.jpg` in the archive: its name is its
+    `file:` URI. The photo in the archive keeps its name, by which rows of earlier runs know it.
+    """
+    is_like_a_member = any(os.path.isfile(path[: sign.start()]) for sign in re.finditer("#", path))
+    return file_uri(path) if is_like_a_member and os.path.isabs(path) else local_uri(path)
 
 
 @contextlib.contextmanager

@@ -19,8 +19,13 @@ def local_uri(path: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:
-        return pathlib.PurePosixPath(path).as_uri()
+        return file_uri(path)
     return path
+
+
+def file_uri(path: str) -> str:
+    """The `file:` URI of an absolute path, in which `#` and bytes that are not ASCII are escapes."""
+    return pathlib.PurePosixPath(path).as_uri()
 
 
 def local_path(uri: str) -> str:
