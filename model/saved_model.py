@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from beamscribe.model import search
+from beamscribe.model import safe_loading, search
 from beamscribe.model.decoders.base import Decoder
 from beamscribe.model.errors import InputError
 from beamscribe.model.search import Rules
@@ -48,6 +48,8 @@ def save(folder: Path, encoder: keras.Model, decoder: Decoder, vocabulary: Vocab
         ),
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
+    # Whoever has trained a model is to know at once where it can't be loaded.
+    safe_loading.check(folder)
 
 
 def restore(folder: Path, encoder: keras.Model | None, decoder: Decoder | None) -> None:
@@ -55,8 +57,9 @@ def restore(folder: Path, encoder: keras.Model | None, decoder: Decoder | None) 
 
     Raises:
       InputError: they have other shapes.
+      BeamscribeError: the SavedModel does more than compute.
     """
-    module = tf.saved_model.load(str(folder))
+    module = safe_loading.load(folder)
     stored = ((encoder, module.encoder_weights, "encoder"), (decoder, module.decoder_weights, "decoder"))
     for model, weights, name in stored:
         if model is not None:

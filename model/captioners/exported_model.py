@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from beamscribe.model import bundle
+from beamscribe.model import bundle, safe_loading
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.captioners import gpu
 from beamscribe.model.errors import BeamscribeError
@@ -47,7 +47,7 @@ class CaptionModel:
         gpus = gpu.found()
         self._on_gpu = bool(gpus) if on_gpu is None else on_gpu
         # The signatures live only as long as the object that was loaded.
-        self._loaded = tf.saved_model.load(str(folder / bundle.SAVED_MODEL))
+        self._loaded = safe_loading.load(folder / bundle.SAVED_MODEL)
         self._compiled_encoder = None
         if self._on_gpu:
             encoder = self._loaded.signatures[gpu.encoder_signature(self._loaded.signatures, gpus)]
