@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import sys
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -162,6 +163,37 @@ def test_no_more_of_a_photo_is_read_than_was_listed(tmp_path, monkeypatch):
     assert reading.read_photo(PhotoRef(str(photo), "")) == photo.read_bytes()
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_a_name_that_is_no_utf_8_costs_no_other_photo_of_a_zip(tmp_path, many):
+    archive = make_zip(tmp_path / "x.zip", {"a.jpg": jpeg(1), "\u00e9\u00e8.jpg": jpeg(2), "c.jpg": jpeg(3)})
+    if many:
+        # More members than the directory's first form can count.
+        with zipfile.ZipFile(archive, "a") as more:
+            for number in range(2**16):
+                more.writestr(f"{number}.txt", b"")
+            more.comment = b"a comment"
+    data = archive.read_bytes().replace("\u00e9\u00e8".encode(), b"\xff\xfe\xfd\xfc")
+    archive.write_bytes(data)
+    refs, _ = listed(archive)
+    found = contents(refs)
+    assert len(refs) == 3 and set(found.values()) == {jpeg(1), jpeg(2), jpeg(3)}
+
+
+def test_a_name_that_is_no_utf_8_costs_no_other_photo_of_a_parquet_file(tmp_path):
+    offsets = pa.array([0, 5, 10], pa.int32()).buffers()[1]
+    names = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a.jpgb\xff.jp")])
+    images = pa.array([jpeg(1), jpeg(2)], pa.binary())
+    for number, table in enumerate(
+        (
+            pa.table({"name": names, "image": images}),
+            pa.table({"image": pa.StructArray.from_arrays([images, names], ["bytes", "path"])}),
+        )
+    ):
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+        refs, _ = listed(tmp_path / f"{number}.parquet")
+        assert contents(refs) == {"a.jpg": jpeg(1), "b\\xff.jp": jpeg(2)}
+
+
 def test_no_name_stops_the_reading():
     for uri in ("nul\0.jpg", "nowhere://x.jpg", "\udcff.jpg"):
         assert isinstance(reading.read_photo(PhotoRef(uri, "")), Failure)
@@ -193,8 +225,7 @@ def test_damaged_archives_of_a_glob_are_failures(tmp_path):
 TAR_OF_NOTHING = bytes(10240)
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
+EMPTY = dict(
     [
         *((f"empty.{kind}", b"") for kind in ("txt", "csv", "tsv", "jsonl", "tar", "tfrecord")),
         ("mark.csv", b"\xef\xbb\xbf"),
@@ -207,8 +238,11 @@ TAR_OF_NOTHING = bytes(10240)
         ("nothing.zip", b"PK\x05\x06" + bytes(18)),
     ],
 )
-def test_an_input_of_nothing_holds_no_photos(name, data, tmp_path, tiny_bundle, capsys):
-    (tmp_path / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_input_of_nothing_holds_no_photos(name, tmp_path, tiny_bundle, capsys):
+    (tmp_path / name).write_bytes(EMPTY[name])
     given = ["--input", str(tmp_path / name), "--output", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
     for command in ("plan", "caption") if name in ("empty.csv", "empty.tar", "nothing.tar") else ("plan",):
         assert cli.main([command, *given]) == 5

@@ -114,12 +114,20 @@ def _names(table: pq.ParquetFile, options: ListOptions) -> list[str] | None:
         if any(field.name == "path" for field in schema.field(struct).type):
             columns.append(f"{struct}.path")
     for column in columns:
-        names = [
-            _leaf(value) for batch in table.iter_batches(columns=[column]) for value in batch.column(0).to_pylist()
-        ]
+        names = [name for batch in table.iter_batches(columns=[column]) for name in _texts(batch.column(0))]
         if len(set(names)) == len(names) and None not in names:
             return [str(name) for name in names]
     return None
+
+
+def _texts(values: pa.Array) -> list[Any]:
+    """The values of a column, or of the field that was read of a struct; bytes that are no UTF-8 become escapes."""
+    if pa.types.is_struct(values.type):
+        (values,) = values.flatten()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        found = values.cast(pa.large_binary()).to_pylist()
+        return [None if value is None else value.decode("utf-8", "backslashreplace") for value in found]
+    return values.to_pylist()
 
 
 def _values(table: pq.ParquetFile, groups: Iterable[int], column: str) -> Iterator[tuple[int, bytes | None]]:

@@ -3,11 +3,12 @@
 import functools
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO, cast
 
 from beamscribe.pipelines import failures, stores
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.photos import PhotoRef
-from beamscribe.pipelines.sources import damage
+from beamscribe.pipelines.sources import damage, zip_names
 from beamscribe.pipelines.sources.base import HEAD_BYTES, MAX_BYTES, Ignored, ListOptions, extension_of, is_photo
 from beamscribe.pipelines.stores import uris
 
@@ -19,7 +20,7 @@ def members(uri: str, options: ListOptions) -> Iterator[PhotoRef | Ignored]:
     found: dict[str, PhotoRef] = {}
     with stores.opened(uri) as file:
         try:
-            archive = zipfile.ZipFile(file)
+            archive = _opened(file)
         except Exception as error:  # noqa: BLE001 - `zipfile` raises nearly anything on broken bytes
             yield PhotoRef(uri, etag=stores.version(uri), failure=damage.failure(Stage.LIST, error))
             return
@@ -41,13 +42,20 @@ def read(uri: str, refs: Sequence[PhotoRef], options: ListOptions) -> Iterator[b
     """Reads members of an archive; see `registry.Container.read`."""
     with stores.opened(uri) as file:
         try:
-            archive = zipfile.ZipFile(file)
+            archive = _opened(file)
             directory = archive.infolist()
         except Exception as error:  # noqa: BLE001 - `zipfile` raises nearly anything on broken bytes
             yield from (damage.failure(Stage.READ, error) for _ in refs)
             return
         for ref in refs:
             yield _content(archive, directory, ref)
+
+
+def _opened(file: BinaryIO) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(cast(BinaryIO, zip_names.WithoutWrongFlags(file)))
 
 
 def _content(archive: zipfile.ZipFile, directory: list[zipfile.ZipInfo], ref: PhotoRef) -> bytes | Failure:
