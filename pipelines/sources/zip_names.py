@@ -19,12 +19,14 @@ _END_64_BYTES = 56
 _HEADER = b"PK\1\2"
 _HEADER_BYTES = 46
 _FLAGS = 8
+# Places of the flags in the header right before a member's bytes (4.3.7).
+_LOCAL_FLAGS = 6
 # General purpose bit flag 11 (4.4.4), of the second byte: the name is UTF-8.
 _UTF_8 = 0x08
 
 
 class WithoutWrongFlags(WrappedFile):
-    """An archive whose directory does not say of a name that it is UTF-8 where it is not.
+    """An archive that does not say of a name that it is UTF-8 where it is not.
 
     Args:
       file: the archive.
@@ -50,36 +52,37 @@ class WithoutWrongFlags(WrappedFile):
 
 
 def _wrong_flags(file: BinaryIO) -> list[int]:
-    start, directory = _directory(file)
+    start, shift, directory = _directory(file)
     found, place = [], 0
     while directory[place : place + 4] == _HEADER and len(directory) >= place + _HEADER_BYTES:
         name, extra, comment = struct.unpack_from("<3H", directory, place + 28)
         first = place + _HEADER_BYTES
         if directory[place + _FLAGS + 1] & _UTF_8 and not _is_utf_8(directory[first : first + name]):
-            found.append(start + place + _FLAGS + 1)
+            (local,) = struct.unpack_from("<I", directory, place + 42)
+            found += [start + place + _FLAGS + 1, shift + local + _LOCAL_FLAGS + 1]
         place = first + name + extra + comment
     return found
 
 
-def _directory(file: BinaryIO) -> tuple[int, bytes]:
-    """The place and the bytes of the central directory; no bytes where it can't be found."""
+def _directory(file: BinaryIO) -> tuple[int, int, bytes]:
+    """The central directory: its place, how far that is from where the archive says, its bytes; none if there is none."""
     length = file.seek(0, 2)
     tail_start = max(0, length - _END_BYTES - _LONGEST_COMMENT - _LOCATOR_BYTES - _END_64_BYTES)
     file.seek(tail_start)
     tail = file.read(length - tail_start)
     end = tail.rfind(_END)
     if end < 0 or len(tail) < end + _END_BYTES:
-        return 0, b""
-    (size,) = struct.unpack_from("<I", tail, end + 12)
+        return 0, 0, b""
+    size, said = struct.unpack_from("<II", tail, end + 12)
     after = end
     if tail[max(end - _LOCATOR_BYTES, 0) :].startswith(_LOCATOR) and end >= _LOCATOR_BYTES + _END_64_BYTES:
         after = end - _LOCATOR_BYTES - _END_64_BYTES
-        (size,) = struct.unpack_from("<Q", tail, after + 40)
+        size, said = struct.unpack_from("<QQ", tail, after + 40)
     start = tail_start + after - size
     if start < 0:
-        return 0, b""
+        return 0, 0, b""
     file.seek(start)
-    return start, file.read(size)
+    return start, start - said, file.read(size)
 
 
 def _is_utf_8(name: bytes) -> bool:
