@@ -65,7 +65,7 @@ def _wrong_flags(file: BinaryIO) -> list[int]:
 
 
 def _directory(file: BinaryIO) -> tuple[int, int, bytes]:
-    """The central directory: its place, how far that is from where the archive says, its bytes; none if there is none."""
+    """The central directory: its place, how far that is from the place that the archive states, and its bytes."""
     length = file.seek(0, 2)
     tail_start = max(0, length - _END_BYTES - _LONGEST_COMMENT - _LOCATOR_BYTES - _END_64_BYTES)
     file.seek(tail_start)
