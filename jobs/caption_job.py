@@ -29,9 +29,9 @@ _LOGGER = logging.getLogger(__name__)
 _RETRY_SECONDS = 5.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class CaptionJob:
-    """What a run captions, and on what it runs.
+    """What a run captions, and on what it runs. The run gets its number, and an id that says it, when it begins.
 
     Attributes:
       options: of the pipeline.
@@ -46,6 +46,12 @@ class CaptionJob:
     beam_options: PipelineOptions
     remote: dict[str, str] | None = None
     max_failures: Limit | None = None
+
+    def begin(self, number: int) -> None:
+        """Gives the run the number that was taken with the lease."""
+        run = layout.numbered(self.options.run, number)
+        self.options = dataclasses.replace(self.options, run=run, run_number=number)
+        self.config = self.config.model_copy(update={"run": run, "run_number": number})
 
 
 def run(
@@ -82,19 +88,20 @@ def _writable(job: CaptionJob) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(job: CaptionJob) -> Iterator[Heartbeat]:
     """Holds the lease of the output. Where an exception interrupts the launcher, workers take no more shards."""
-    folder, ended = job.options.folder, threading.Event()
+    ended = threading.Event()
 
     def lost(why: str) -> None:
         # Where the store is gone for a while, this request can't be written either.
-        while not _is_stopped(folder, why, StopCause.TAKEN_OVER) and not ended.wait(_RETRY_SECONDS):
+        while not _is_stopped(job.options.folder, why, StopCause.TAKEN_OVER) and not ended.wait(_RETRY_SECONDS):
             pass
 
     purpose = f"run {job.options.run}"
     with lease.hold(job.options.output, purpose, lost, job.remote, remote_jobs.is_running) as heartbeat:
+        job.begin(heartbeat.number)
         try:
             yield heartbeat
         except KeyboardInterrupt:
-            _interrupt(folder)
+            _interrupt(job.options.folder)
             raise
         finally:
             ended.set()

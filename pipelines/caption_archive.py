@@ -55,6 +55,7 @@ class CaptionArchive(beam.PTransform):
                 options.workers,
                 options.deduplicate,
                 options.sources,
+                options.run_number,
             )
             | "Reshuffle" >> beam.Reshuffle()
             | "OpenShard" >> beam.Map(open_shard).with_output_types(PhotoStream)

@@ -1,10 +1,10 @@
 """The options of the captioning job."""
 
 import dataclasses
-import datetime
 
 from beamscribe.pipelines.captioning import Captioning
 from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.output.current import Since
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,12 +15,14 @@ class CaptionOptions(Captioning):
       inputs: folders, globs, photos, lists and archives.
       output: the folder that holds the captions of all runs.
       run: id of this run.
+      run_number: number of this run, taken with the lease; 0 for a template, whose plan has it.
       shard_size: approximate number of photos per shard.
       workers: number of workers to keep busy.
       limit: maximum number of photos to list; None for all.
       deduplicate: whether photos with the same bytes are captioned once.
       recaption: photos to caption again although they have a row; see `ledger.DoneRule`.
-      since: rows written at this time or later count as done whatever `recaption` says; None for no such time.
+      since: the unfinished run that this one continues, whose rows count as done whatever `recaption` says; None for
+        no such run.
       export: format to write in addition to Parquet: `tfrecord`, `jsonl` or None.
     """
 
@@ -32,7 +34,8 @@ class CaptionOptions(Captioning):
     limit: int | None = None
     deduplicate: bool = True
     recaption: frozenset[str] = frozenset()
-    since: datetime.datetime | None = None
+    since: Since | None = None
+    run_number: int = 0
     export: str | None = None
 
     @property

@@ -1,6 +1,7 @@
 """Captions a shard on a worker: reads the photos, captions them, and commits their rows as one file."""
 
 import dataclasses
+import functools
 import io
 import logging
 import os
@@ -63,7 +64,8 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
             photos = check_store(PhotoStream(part).pictures(model.image_size, read), self._options)
             return list(captioning.rows(photos, model, self._options))
 
-        rows = tuple(with_duplicates(shard, rows_of))
+        number = number_of(self._options)
+        rows = tuple(dataclasses.replace(row, run_number=number) for row in with_duplicates(shard, rows_of))
         for row in rows:
             counters.count_row(row.status, row.error)
         return ShardResult(shard.index, rows, retries.take())
@@ -161,6 +163,17 @@ def is_to_do(index: int, options: CaptionOptions) -> bool:
     return not committed and not stopping.is_asked(options.folder)
 
 
+def number_of(options: CaptionOptions) -> int:
+    """The number of a run, which the plan of a template's run has."""
+    return options.run_number or _planned_number(options.folder)
+
+
+@functools.lru_cache
+def _planned_number(folder: str) -> int:
+    plan = frozen_plan.read(folder)
+    return plan.run_number if plan else 0
+
+
 def commit(result: ShardResult, options: CaptionOptions) -> str:
     """Writes the rows of a shard as one file, unless that file exists already.
 
@@ -178,6 +191,7 @@ def commit(result: ShardResult, options: CaptionOptions) -> str:
     """
     path = layout.shard_file(options.output, options.run, result.index)
     buffer = io.BytesIO()
-    pq.write_table(caption_table(result.rows, result.retries), buffer, compression="zstd", write_page_checksum=True)
+    table = caption_table(result.rows, result.retries, number_of(options))
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     stores.create(path, buffer.getvalue())
     return path

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import datetime
 import enum
 import hashlib
 import itertools
@@ -21,12 +20,21 @@ from beamscribe.pipelines.photos import FAILED, PhotoRef
 PARTS = 256
 
 _TRANSIENT = frozenset(code.value for code in ErrorCode if code.transient)
-_COLUMNS = ["photo", "etag", "status", "error", "model", "settings", "written_at"]
+_COLUMNS = ["photo", "etag", "status", "error", "model", "settings", *current.COLUMNS]
 # Shard files in one element: with more files, an element holds more rows of each part.
 _FILES_PER_ELEMENT = 64
 
-# The ledger's entry for a row, 34 bytes.
-_ENTRY = np.dtype([("photo", "V16"), ("etag", "u8"), ("written_at", "i8"), ("failure", "u1"), ("difference", "u1")])
+# The ledger's entry for a row, 42 bytes.
+_ENTRY = np.dtype(
+    [
+        ("photo", "V16"),
+        ("etag", "u8"),
+        ("run_number", "i8"),
+        ("written_at", "i8"),
+        ("failure", "u1"),
+        ("difference", "u1"),
+    ]
+)
 _PERMANENT_FAILURE, _TRANSIENT_FAILURE = 1, 2
 _OTHER_MODEL, _OTHER_SETTINGS = 1, 2
 
@@ -59,14 +67,14 @@ class DoneRule:
       model, settings: fingerprints of the model and of the settings that the run captions with.
       recaption: photos to caption again: `model` and `settings` for those captioned by another model or with other
         settings, `failed` for those with a permanent failure, `all` for all.
-      since: rows written at this time or later count as done whatever `recaption` says, because an unfinished run of
-        the same job wrote them; None if there was no such run.
+      since: the rows that it covers count as done whatever `recaption` says, because an unfinished run of the same job
+        wrote them; None if there was no such run.
     """
 
     model: str
     settings: str
     recaption: frozenset[str] = frozenset()
-    since: datetime.datetime | None = None
+    since: current.Since | None = None
 
     def why(self, etag: int, entry: "Entry | None") -> Why:
         """Why a photo is captioned, or skipped.
@@ -81,7 +89,7 @@ class DoneRule:
             return Why.CHANGED
         if entry.failure == _TRANSIENT_FAILURE:
             return Why.MAY_HAVE_PASSED
-        again = frozenset() if self.since and entry.written_at >= _microseconds(self.since) else self.recaption
+        again = frozenset() if self.since and self.since.covers(entry.run_number, entry.written_at) else self.recaption
         if entry.failure:
             return Why.FAILED if {"all", "failed"} & again else Why.FAILED_FOR_GOOD
         if "model" in again and entry.difference & _OTHER_MODEL:
@@ -98,12 +106,14 @@ class Entry(NamedTuple):
 
     Attributes:
       etag: digest of the etag, as `etag_digest` gives it.
+      run_number: number of the run that made the row; 0 where it has none.
       written_at: time of writing, microseconds since 1970.
       failure: 0 for a captioned photo; else whether the failure is permanent or transient.
       difference: flags: another model, other settings.
     """
 
     etag: int
+    run_number: int
     written_at: int
     failure: int
     difference: int
@@ -172,9 +182,8 @@ def latest(arrays: Iterable[np.ndarray]) -> dict[bytes, Entry]:
     """
     together = np.concatenate([np.empty(0, _ENTRY), *arrays])
     # The dictionary keeps the last entry of each photo.
-    together = together[current.by_precedence(together["written_at"])]
-    names = ("etag", "written_at", "failure", "difference")
-    columns = (together[name].tolist() for name in names)
+    together = together[current.by_precedence(current.Keys(together["run_number"], together["written_at"]))]
+    columns = (together[name].tolist() for name in Entry._fields)
     return dict(zip(together["photo"].tolist(), map(Entry, *columns), strict=True))
 
 
@@ -216,10 +225,10 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
 
 def _entries(table: pa.Table, rule: DoneRule) -> np.ndarray:
     entries = np.empty(len(table), _ENTRY)
-    columns = {name: table[name].to_pylist() for name in _COLUMNS if name != "written_at"}
+    columns = {name: table[name].to_pylist() for name in _COLUMNS if name not in current.COLUMNS}
     entries["photo"] = np.frombuffer(b"".join(map(photo_digest, columns["photo"])), "V16")
     entries["etag"] = np.fromiter(map(etag_digest, columns["etag"]), "u8", len(table))
-    entries["written_at"] = rows.written_at(table)
+    entries["run_number"], entries["written_at"] = current.Keys.of(table)
     entries["failure"] = [
         0 if status != FAILED else _TRANSIENT_FAILURE if error in _TRANSIENT else _PERMANENT_FAILURE
         for status, error in zip(columns["status"], columns["error"], strict=True)
@@ -229,7 +238,3 @@ def _entries(table: pa.Table, rule: DoneRule) -> np.ndarray:
         for model, settings in zip(columns["model"], columns["settings"], strict=True)
     ]
     return entries
-
-
-def _microseconds(time: datetime.datetime) -> int:
-    return int(time.timestamp() * 1_000_000)

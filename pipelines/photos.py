@@ -25,6 +25,7 @@ class PhotoRef(NamedTuple):
       sha256: SHA-256 of the bytes, hexadecimal; empty if the plan does not know it.
       md5: MD5 of the bytes, hexadecimal; empty if the store's listing does not contain it. Reading checks it.
       failure: why the photo can't be read, if listing found a reason.
+      attempts: number of consecutive earlier runs in which this version of the photo failed.
 
     Example:
       >>> import apache_beam as beam
@@ -46,6 +47,7 @@ class PhotoRef(NamedTuple):
     sha256: str = ""
     md5: str = ""
     failure: Failure | None = None
+    attempts: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +104,16 @@ class CaptionRow:
       model: fingerprint of the bundle.
       settings: the caption settings, as text.
       written_at: when the row was made, UTC.
+      attempts: number of consecutive runs in which this version of the photo failed, this one included; 0 for a photo
+        that is captioned, None where no job wrote the row.
+      run_number: number of the run that made the row, by which rows are ordered; None where no job wrote it.
 
     Example:
       >>> import apache_beam as beam
       >>> with beam.Pipeline("FnApiRunner") as pipeline:
       ...   rows = pipeline | beam.Create(["photos/nothing.jpg"]) | beamscribe.CaptionPhotos()
       ...   _ = rows | beam.Map(lambda row: print(row.to_dict()["error"], len(row.to_dict())))
-      not_found 15
+      not_found 17
     """
 
     photo: str
@@ -126,6 +131,8 @@ class CaptionRow:
     model: str
     settings: str
     written_at: datetime.datetime
+    attempts: int | None = None
+    run_number: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them: no classes, the time in ISO 8601. `--export jsonl` writes the same."""
@@ -155,9 +162,10 @@ CAPTIONED = "captioned"
 FAILED = "failed"
 
 # The schema version that is written. A file states its version in its metadata; a file that does not has version 1.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _RETRIES = b"retries"
+_RUN_NUMBER = b"run_number"
 _VERSION = b"schema_version"
 
 # Each column with the schema version that introduced it. Later columns are nullable, since older files lack them.
@@ -177,6 +185,8 @@ _COLUMNS = (
     (1, pa.field("model", pa.string(), nullable=False)),
     (1, pa.field("settings", pa.string(), nullable=False)),
     (1, pa.field("written_at", pa.timestamp("us", tz="UTC"), nullable=False)),
+    (2, pa.field("attempts", pa.int32())),
+    (2, pa.field("run_number", pa.int64())),
 )
 
 
@@ -200,24 +210,27 @@ PHOTO_SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("md5", pa.string()),
         ("failure", pa.struct([("stage", pa.string()), ("error", pa.string()), ("message", pa.string())])),
+        ("attempts", pa.int32()),
     ]
 )
 
 
-def caption_table(rows: Iterable[CaptionRow], retries: int = 0) -> pa.Table:
+def caption_table(rows: Iterable[CaptionRow], retries: int = 0, run_number: int = 0) -> pa.Table:
     """Converts rows to an Arrow table of `CAPTION_SCHEMA`.
 
     Args:
       rows: output rows.
       retries: number of retried requests, which is added to the metadata of the table's schema.
+      run_number: number of the run, which is added to the metadata, too.
     """
     records = [row._as_record() for row in rows]
-    return pa.Table.from_pylist(records, schema=versioned_schema({_RETRIES: str(retries)}))
+    return pa.Table.from_pylist(records, schema=versioned_schema(run_number, {_RETRIES: str(retries)}))
 
 
-def versioned_schema(metadata: Mapping[bytes, str] | None = None) -> pa.Schema:
-    """`CAPTION_SCHEMA` with its version and any given entries in its metadata."""
-    return CAPTION_SCHEMA.with_metadata({_VERSION: str(SCHEMA_VERSION), **(metadata or {})})
+def versioned_schema(run_number: int = 0, metadata: Mapping[bytes, str] | None = None) -> pa.Schema:
+    """`CAPTION_SCHEMA` with its version, the number of a run and any given entries in its metadata."""
+    numbers = {_VERSION: str(SCHEMA_VERSION), _RUN_NUMBER: str(run_number)}
+    return CAPTION_SCHEMA.with_metadata({**numbers, **(metadata or {})})
 
 
 def version_of(schema: pa.Schema) -> int:

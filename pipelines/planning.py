@@ -97,6 +97,7 @@ class PlanShards(beam.PTransform):
       workers: number of workers to keep busy.
       deduplicate: whether photos with the same bytes are captioned once.
       options: how the inputs are listed and read.
+      run_number: number of the run.
     """
 
     folder: str
@@ -106,6 +107,7 @@ class PlanShards(beam.PTransform):
     workers: int
     deduplicate: bool = True
     options: ListOptions = ListOptions()
+    run_number: int = 0
 
     # Beam only knows type hints for a single input collection, and warns about a tuple of them.
     @no_annotations
@@ -313,5 +315,6 @@ def freeze(
         ignored=ignored,
         inputs=inputs,
         shards=shards_of(units, photos_per_shard(planned, settings.shard_size, settings.workers)),
+        run_number=settings.run_number,
     )
     return frozen_plan.write(settings.folder, plan)

@@ -2,12 +2,12 @@
 
 import collections
 import dataclasses
-import datetime
 from typing import Any
 
 from beamscribe.pipelines import ledger, listing
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.ledger import DoneRule, Why
+from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.planning import Found
 
 
@@ -41,7 +41,7 @@ class Preview:
         return sum(count for why, count in self.whys.items() if why.skips)
 
 
-def preview(options: CaptionOptions, since: datetime.datetime | None) -> Preview:
+def preview(options: CaptionOptions, since: Since | None) -> Preview:
     """Lists the inputs of a job and compares them with the committed rows, on this machine, without Beam.
 
     Args:

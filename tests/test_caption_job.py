@@ -1,6 +1,7 @@
 """A captioning job that is interrupted, that fails, and that goes on without its launcher."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -13,6 +14,7 @@ from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.control.progress import Limit
 from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.output.run_documents import Config
 from tests import made
 
 
@@ -69,6 +71,18 @@ def test_a_job_that_fails_is_one_line_and_its_traceback_is_kept(job, ends_with):
     assert error.value.__cause__ is cause
     with open(details) as file:
         assert "ValueError: the runner" in file.read()
+
+
+def test_a_run_has_the_number_of_its_lease(job, ends_with):
+    ends_with(ValueError("x"))
+    for number in (1, 2):
+        one = dataclasses.replace(job)
+        with pytest.raises(RunError):
+            caption_job.run(one)
+        assert one.options.run == one.config.run == f"r{number:08d}-{made.RUN}"
+        assert one.options.run_number == one.config.run_number == number
+        path = layout.run_file(one.options.output, one.options.run, layout.CONFIG)
+        assert Config.from_json(Path(path).read_bytes(), path) == one.config
 
 
 def test_a_job_that_lists_nothing_has_failed(job, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 
 from beamscribe.model.documents import NewerDocumentError
 from beamscribe.pipelines.control import history, stopping
+from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.output.run_documents import BundleName, Config, StopCause, StopRequest
 
 
@@ -39,7 +40,7 @@ def test_a_run_goes_on_with_one_that_had_the_same_limits(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_bytes(config.to_json())
     later = config.model_copy(update={"run": "2", "started_at": datetime.datetime.now(datetime.UTC)})
-    assert history.unfinished_since(later) == config.started_at
+    assert history.unfinished_since(later) == Since(0, config.started_at)
     # What failed may not fail with more, or with another version.
     for change in ({"max_pixels": 20}, {"version": "2"}, {"recaption": ()}):
         assert history.unfinished_since(later.model_copy(update=change)) is None

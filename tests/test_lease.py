@@ -68,6 +68,25 @@ def test_one_at_a_time(tmp_path, other_job):
     assert lease.holder_of(str(tmp_path)).pid == other_job.pid
 
 
+def test_numbers_go_on_where_leases_were_lost(tmp_path):
+    with lease.hold(str(tmp_path), "me") as held:
+        assert held.number == 1 and lease.next_number(str(tmp_path)) == 2
+    for name in ("runs/r00000007-20260102T030405-abcdef/config.json", "captions/run=r00000009-x/shard-00000.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    # None of these is a number of ours.
+    for name in ("runs/r99/config.json", "runs/r99999999999999999999-x/config.json", "runs/x00000099-x/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    for path in (tmp_path / "leases").iterdir():
+        path.unlink()
+    (tmp_path / "leases" / "\N{SUPERSCRIPT TWO}.json").write_bytes(b"{}")
+    with lease.hold(str(tmp_path), "me") as held:
+        assert held.number == 10
+    with lease.hold(str(tmp_path), "me") as held:
+        assert held.number == 11
+
+
 def test_what_is_given_back_is_free(tmp_path):
     for _ in range(3):
         with lease.hold(str(tmp_path), "me"):

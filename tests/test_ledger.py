@@ -6,13 +6,14 @@ import pytest
 
 from beamscribe.pipelines import ledger, planning
 from beamscribe.pipelines.ledger import DoneRule, ReadLedger
+from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.photos import CaptionRow, PhotoRef, caption_table
 from tests.conftest import run_eagerly
 
 RULE = DoneRule("m", "s")
 
 
-def row(photo, etag="1", error=None, model="m", settings="s", hour=0):
+def row(photo, etag="1", error=None, model="m", settings="s", hour=0, number=None):
     return CaptionRow(
         photo=photo,
         etag=etag,
@@ -29,6 +30,7 @@ def row(photo, etag="1", error=None, model="m", settings="s", hour=0):
         model=model,
         settings=settings,
         written_at=time(hour),
+        run_number=number,
     )
 
 
@@ -93,8 +95,25 @@ def test_what_is_done_again_can_be_chosen(tmp_path, recaption, expected):
 def test_an_interrupted_recaptioning_goes_on_where_it_was(tmp_path):
     commit(tmp_path, "one", row("a", hour=1), row("b", hour=1), row("c", hour=1))
     commit(tmp_path, "two", row("a", hour=3), row("b", error="unreadable", hour=3))
-    rule = DoneRule("m", "s", frozenset(["all"]), since=time(2))
+    rule = DoneRule("m", "s", frozenset(["all"]), since=Since(0, time(2)))
     assert new_of(tmp_path, refs("a1", "b1", "c1"), rule)[0] == ["b1", "c1"]
+
+
+def test_an_interrupted_recaptioning_goes_on_whatever_the_clocks_said(tmp_path):
+    commit(tmp_path, "one", row("a", hour=9, number=3), row("b", hour=9, number=3), row("c"))
+    commit(tmp_path, "two", row("a", hour=1, number=4))
+    rule = DoneRule("m", "s", frozenset(["all"]), since=Since(4, time(2)))
+    assert new_of(tmp_path, refs("a1", "b1", "c1"), rule)[0] == ["b1", "c1"]
+    # A run of an earlier version has no number; what came after it has one.
+    rule = DoneRule("m", "s", frozenset(["all"]), since=Since(0, time(12)))
+    assert new_of(tmp_path, refs("a1", "b1", "c1"), rule)[0] == ["c1"]
+
+
+def test_the_row_of_the_later_run_counts_whatever_the_clocks_said(tmp_path):
+    commit(tmp_path, "one", row("a", etag="1", hour=9), row("b", etag="1", hour=9, number=1))
+    commit(tmp_path, "two", row("a", etag="2", hour=1, number=1), row("b", etag="2", hour=1, number=2))
+    assert new_of(tmp_path, refs("a2", "b2")) == ([], 0)
+    assert new_of(tmp_path, refs("a1", "b1"))[0] == ["a1", "b1"]
 
 
 def test_the_latest_row_of_a_photo_counts(tmp_path):

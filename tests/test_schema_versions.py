@@ -9,7 +9,7 @@ import pytest
 
 from beamscribe.jobs import cli
 from beamscribe.pipelines import ledger, photos
-from beamscribe.pipelines.output import compaction, layout, row_index, rows
+from beamscribe.pipelines.output import compaction, layout, row_index, rows, tables
 from beamscribe.pipelines.output.rows import NewerFileError, UnreadableFileError
 from tests.test_compact import commit, files, row
 
@@ -17,12 +17,12 @@ from tests.test_compact import commit, files, row
 @pytest.fixture
 def later(monkeypatch):
     """A later version of the schema, with one more column."""
-    columns = (*photos._COLUMNS, (2, pa.field("orientation", pa.int32())))
+    columns = (*photos._COLUMNS, (3, pa.field("orientation", pa.int32())))
     monkeypatch.setattr(photos, "_COLUMNS", columns)
-    monkeypatch.setattr(photos, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(compaction, "SCHEMA_VERSION", 2)
-    for module in (photos, row_index):
-        monkeypatch.setattr(module, "CAPTION_SCHEMA", photos.schema_of(2))
+    monkeypatch.setattr(photos, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(compaction, "SCHEMA_VERSION", 3)
+    for module in (photos, row_index, tables):
+        monkeypatch.setattr(module, "CAPTION_SCHEMA", photos.schema_of(3))
 
 
 def version_of(path: str) -> int:
@@ -33,7 +33,7 @@ def test_files_say_the_version_of_their_schema(tmp_path):
     commit(tmp_path, "1", row("/p/a.jpg"))
     compaction.compact(str(tmp_path))
     (path,) = files(tmp_path)
-    assert pq.read_schema(path).metadata[b"schema_version"] == b"1"
+    assert pq.read_schema(path).metadata[b"schema_version"] == b"2"
     assert photos.version_of(photos.CAPTION_SCHEMA) == 1
     with pytest.raises(pa.ArrowInvalid, match="the version of its schema is b'x', which is not a number"):
         photos.version_of(photos.CAPTION_SCHEMA.with_metadata({"schema_version": "x"}))
@@ -42,13 +42,14 @@ def test_files_say_the_version_of_their_schema(tmp_path):
 def test_an_earlier_file_is_read_verified_and_compacted(tmp_path, capsys, request):
     path = commit(tmp_path, "1", row("/p/a.jpg"), row("/p/b.jpg", error="timeout"))
     # As version 0.1.0 wrote it.
-    pq.write_table(pq.read_table(path).replace_schema_metadata(), path)
+    pq.write_table(pq.read_table(path).select(photos.schema_of(1).names).replace_schema_metadata(), path)
+    assert rows.read_table(str(path), ["attempts", "run_number"])["run_number"].null_count == 2
     record = compaction.compact(str(tmp_path)).folded
     request.getfixturevalue("later")
     assert cli.main(["verify", str(tmp_path)]) == 0
     commit(tmp_path, "2", row("/p/c.jpg"))
     new, old = sorted(files(tmp_path), key=lambda path: "compacted" in path)
-    assert [version_of(path) for path in (old, new)] == [1, 2]
+    assert [version_of(path) for path in (old, new)] == [2, 3]
     table = rows.read_table(old, ["photo", "orientation"])
     assert table.schema.names == ["photo", "orientation"] and table["orientation"].null_count == 2
     (latest, _) = rows.latest([old, new])
@@ -58,7 +59,7 @@ def test_an_earlier_file_is_read_verified_and_compacted(tmp_path, capsys, reques
     # The digest of a source is of the columns that it has.
     assert {file.digest for file in record.results} <= {file.digest for file in again.sources}
     (path,) = files(tmp_path)
-    assert version_of(path) == 2
+    assert version_of(path) == 3
     assert pq.read_schema(path).names == photos.CAPTION_SCHEMA.names
     assert cli.main(["verify", str(tmp_path)]) == 0
 
@@ -66,11 +67,11 @@ def test_an_earlier_file_is_read_verified_and_compacted(tmp_path, capsys, reques
 def test_a_later_file_is_refused_in_a_line(tmp_path, capsys):
     path = commit(tmp_path, "1", row("/p/a.jpg"))
     table = pq.read_table(path)
-    table = table.append_column("orientation", pa.array([1])).replace_schema_metadata({"schema_version": "2"})
+    table = table.append_column("orientation", pa.array([1])).replace_schema_metadata({"schema_version": "3"})
     pq.write_table(table, path)
     said = (
-        f"{path} was written by a newer version of Beamscribe (its schema has version 2, this one reads up to "
-        "version 1); upgrade Beamscribe"
+        f"{path} was written by a newer version of Beamscribe (its schema has version 3, this one reads up to "
+        "version 2); upgrade Beamscribe"
     )
     for command in ("show", "verify", "compact"):
         assert cli.main([command, str(tmp_path)]) == 1

@@ -33,10 +33,10 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     output = output_folder.checked(options.output)
     lost: list[str] = []
     try:
-        with lease.hold(output, "compact", lost.append, is_running=remote_jobs.is_running):
+        with lease.hold(output, "compact", lost.append, is_running=remote_jobs.is_running) as held:
             # Their workers, if some still run, would read files that are deleted here.
             history.stop_earlier(output)
-            outcome = compaction.compact(output, lost)
+            outcome = compaction.compact(output, lost, held.number)
     except OSError as error:
         raise BeamscribeError(f"can't compact {output}: {one_line(error)}; run it again to go on") from None
     if not options.quiet:

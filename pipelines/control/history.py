@@ -1,20 +1,24 @@
 """Finds earlier runs on an output folder that did not finish, to continue or to stop them."""
 
 import collections
-import datetime
+import logging
 
 from beamscribe.model.documents import DamagedDocumentError
+from beamscribe.model.errors import one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.output import layout, report
+from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.output.run_documents import Config, StopCause
+
+_LOGGER = logging.getLogger(__name__)
 
 # A run continues an earlier one if these are equal. With another limit or version, a photo that failed may succeed.
 _ALIKE = ("inputs", "bundle", "settings", "recaption", "max_pixels", "version")
 
 
-def unfinished_since(config: Config) -> datetime.datetime | None:
-    """The start time of the first unfinished run that a new run continues; None if there is none to continue.
+def unfinished_since(config: Config) -> Since | None:
+    """The first unfinished run that a new run continues; None if there is none to continue.
 
     A run continues the latest earlier runs that are unfinished and had the same configuration. The rows that they wrote
     need not be written again, even if `--recaption` asks for all photos.
@@ -30,13 +34,14 @@ def unfinished_since(config: Config) -> datetime.datetime | None:
     for path in reversed(layout.run_files(config.output, layout.CONFIG)):
         try:
             earlier = Config.from_json(stores.read(path), path)
-        except DamagedDocumentError:
+        except DamagedDocumentError as error:
             # Nothing else tells whether that run had the same configuration.
+            _LOGGER.warning("no earlier run is continued, since its configuration can't be read: %s", one_line(error))
             break
         alike = all(getattr(earlier, name) == getattr(config, name) for name in _ALIKE)
         if not alike or report.finished_runs(config.output, layout.run_of_file(path)):
             break
-        since = earlier.started_at
+        since = Since(earlier.run_number, earlier.started_at)
     return since
 
 

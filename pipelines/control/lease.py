@@ -107,7 +107,7 @@ def hold(
       is_running: asks a runner whether a job is still running.
 
     Yields:
-      What is known of the heartbeats of this job.
+      What is known of the heartbeats of this job, and the number of its lease.
 
     Raises:
       OutputInUse: another job holds the lease, or may hold it.
@@ -119,7 +119,7 @@ def hold(
     folder = layout.leases_folder(output)
     number = _acquire(folder, Holder.myself(purpose, job), is_running)
     ended = threading.Event()
-    heartbeat = Heartbeat()
+    heartbeat = Heartbeat(number)
     beating = threading.Thread(target=_beat, args=(folder, number, ended, lost, heartbeat), name="lease", daemon=True)
     beating.start()
     try:
@@ -157,6 +157,18 @@ def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | 
     return _latest_holder(layout.leases_folder(output), is_running)[1]
 
 
+def next_number(output: str) -> int:
+    """The number that the next run would have if it began now.
+
+    Args:
+      output: the folder that holds the captions of all runs.
+
+    Raises:
+      OSError: the store reported an error.
+    """
+    return max(_latest(layout.leases_folder(output)), layout.greatest_number(output)) + 1
+
+
 def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
     while True:
         number, holder = _latest_holder(folder, is_running)
@@ -165,13 +177,18 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
                 f"{stores.folder_of(folder)} is in use: {holder} writes to it; wait until it ends, or ask it to with "
                 "`beamscribe stop`"
             )
-        if stores.create(layout.lease_file(folder, number + 1, "json"), myself.to_json()):
-            if _latest(folder) > number + 1:
+        # The leases may have been lost, and with them the numbers that earlier runs have.
+        number = max(number, layout.greatest_number(stores.folder_of(folder))) + 1
+        path = layout.lease_file(folder, number, "json")
+        if layout.lease_number(path) is None:
+            raise BeamscribeError(f"{folder} is damaged: a lease or a run has the number {number - 1}; delete it")
+        if stores.create(path, myself.to_json()):
+            if _latest(folder) > number:
                 # Meanwhile a job took and released this number, and the holder of the next one deleted the old files.
-                stores.delete(layout.lease_file(folder, number + 1, "json"))
+                stores.delete(path)
                 continue
-            _clean_up(folder, number)
-            return number + 1
+            _clean_up(folder, number - 1)
+            return number
 
 
 def _latest_holder(folder: str, is_running: IsRunning) -> tuple[int, Holder | None]:
@@ -231,9 +248,15 @@ def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> b
 
 
 class Heartbeat:
-    """The heartbeats of a job, as far as they could be written."""
+    """The heartbeats of a job, as far as they could be written.
 
-    def __init__(self) -> None:
+    Attributes:
+      number: number of the lease, which is that of the run.
+      failure: why the last heartbeat could not be written; None where it could.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
         self._written: float | None = None
         self._began = time.monotonic()
         self.failure: Exception | None = None

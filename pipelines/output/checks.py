@@ -10,7 +10,7 @@ import pyarrow as pa
 from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.output import compaction, digests, frozen_plan, layout, report, row_index
+from beamscribe.pipelines.output import compaction, current, digests, frozen_plan, layout, report, row_index
 from beamscribe.pipelines.output.row_index import FileContent, RowIndex
 from beamscribe.pipelines.output.run_documents import Compaction, Config, Report
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef
@@ -118,9 +118,12 @@ def _twice_in_a_run(table: RowIndex) -> Iterator[Finding]:
 
 def _captioned_again(output: str, table: RowIndex, compactions: Set[str]) -> Iterator[Finding]:
     """Finds the photos that a run captioned although a row for the same bytes, model and settings existed."""
-    earlier, later = _equal_neighbours(np.lexsort((table.times, table.photos)), table.photos, table.work)
-    # Rows with the same time are copies: a compaction writes them before it deletes the old files.
-    again = (table.times[earlier] != table.times[later]) & (table.runs[earlier] != table.runs[later])
+    order = current.by_precedence(table.keys)
+    order = order[np.argsort(table.photos[order], kind="stable")]
+    earlier, later = _equal_neighbours(order, table.photos, table.work)
+    # Rows with the same number and time are copies: a compaction writes them before it deletes the old files.
+    again = (table.times[earlier] != table.times[later]) | (table.numbers[earlier] != table.numbers[later])
+    again &= table.runs[earlier] != table.runs[later]
     again &= table.captioned[earlier] & table.captioned[later]
     earlier, later = earlier[again], later[again]
 
@@ -240,7 +243,8 @@ def _unfinished(runs: Iterable[str]) -> Iterator[str]:
 
 
 def _copies(table: RowIndex) -> Iterator[str]:
-    earlier, later = _equal_neighbours(np.lexsort((table.times, table.work)), table.work, table.times)
+    order = np.lexsort((table.times, table.numbers, table.work))
+    earlier, later = _equal_neighbours(order, table.work, table.numbers, table.times)
     copies = int((table.runs[earlier] != table.runs[later]).sum())
     if copies:
         yield f"{copies:,} rows exist twice, since a compaction was interrupted; `beamscribe compact` completes it"
@@ -257,7 +261,9 @@ def _temporary(output: str) -> Iterator[str]:
 
 def _compare(table: RowIndex, listing: Iterable[PhotoRef], findings: list[Finding]) -> str:
     """Compares the rows with the listing: adds the photos that need captions to the findings, returns a summary."""
-    photos, versions = np.unique(table.photos), np.unique(table.versions)
+    photos = np.unique(table.photos)
+    # Whatever older rows a photo has, the next run compares it with the current one.
+    versions = np.unique(table.versions[current.mask(table.photos, table.keys)])
     seen = np.zeros(len(photos), bool)
     listed = 0
     without: dict[str, dict[bytes, str]] = {"new": {}, "changed": {}}
@@ -266,9 +272,9 @@ def _compare(table: RowIndex, listing: Iterable[PhotoRef], findings: list[Findin
         listed_table = pa.table({"photo": [ref.photo for ref in refs], "etag": [ref.etag for ref in refs]})
         names = digests.of_rows(listed_table, ["photo"])
         known = digests.contains(photos, names)
-        current = digests.contains(versions, digests.of_rows(listed_table, ["photo", "etag"]))
+        is_current = digests.contains(versions, digests.of_rows(listed_table, ["photo", "etag"]))
         seen[np.searchsorted(photos, names[known])] = True
-        for index in np.flatnonzero(~current):
+        for index in np.flatnonzero(~is_current):
             kind = without["changed" if known[index] else "new"]
             # A photo comes twice if inputs overlap. Only the photos that will be named are kept as strings.
             kind.setdefault(bytes(names[index]), refs[index].photo if len(kind) < MAX_NAMED else "")

@@ -64,7 +64,6 @@ def tfrecord(table: pa.Table) -> bytes:
     for field in ("caption", "score"):
         values = pc.struct_field(alternatives.values, field)
         table = table.append_column(f"alternatives/{field}", pa.ListArray.from_arrays(alternatives.offsets, values))
-    integers = {"width": pa.int64(), "height": pa.int64(), "written_at": pa.int64()}
-    for name, kind in integers.items():
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
+    for name in ("width", "height", "written_at", "attempts"):
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.int64()))
     return tf_examples.tfrecord(table.drop_columns(["alternatives"]))

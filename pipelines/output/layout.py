@@ -26,11 +26,32 @@ ERROR = "error.txt"
 COMPACTION = "compaction.json"
 
 _SHARD = re.compile(r"shard-(\d+)\.")
+# More digits would be no number of ours: they would not fit in a column.
+_NUMBERED = re.compile("r([0-9]{8,15})-")
+_LEASE = re.compile(r"([0-9]{8,15})\.[a-z]+")
 
 
 def new_run(suffix: str = "") -> str:
-    """Makes an id for a run that starts now. Ids sort by time."""
+    """Makes an id for a run that starts now."""
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}{suffix}"
+
+
+def numbered(run: str, number: int) -> str:
+    """The id of a run whose number is known, such as `r00000012-20260102T030405-abcdef`; sorts by number."""
+    return f"r{number:08d}-{run}"
+
+
+def number_of(run: str) -> int:
+    """The number in the id of a run; 0 if it has none."""
+    found = _NUMBERED.match(run)
+    return int(found[1]) if found else 0
+
+
+def greatest_number(output: str) -> int:
+    """The greatest number in the ids of all runs of an output folder; 0 if there is none."""
+    runs = {run_of_file(path) for path in run_files(output, "*.json", "r*")}
+    runs |= {run_of(path) for path in stores.within(output, "captions", "run=r*", "shard-*.parquet")}
+    return max(map(number_of, runs), default=0)
 
 
 def captions_folder(output: str) -> str:
@@ -54,7 +75,7 @@ def run_file(output: str, run: str, name: str) -> str:
 
 
 def run_files(output: str, name: str, runs: str = "*") -> list[str]:
-    """The files with a name, such as `PLAN`, in the folders of all runs, or of one, the oldest run first."""
+    """The files with a name, such as `PLAN`, in the folders of all runs, or of one, in the order of the runs' ids."""
     return sorted(stores.within(output, "runs", runs, name))
 
 
@@ -128,8 +149,8 @@ def lease_file(folder: str, number: int, kind: str) -> str:
 
 def lease_number(path: str) -> int | None:
     """The number of the lease that a file belongs to; None for other files."""
-    number = path.rpartition("/")[2].partition(".")[0]
-    return int(number) if number.isdigit() else None
+    found = _LEASE.fullmatch(path.rpartition("/")[2])
+    return int(found[1]) if found else None
 
 
 def temporary_files(output: str) -> list[str]:

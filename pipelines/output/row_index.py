@@ -1,6 +1,6 @@
 """Reads all rows of an output folder into arrays, and checks each file while it is read.
 
-Millions of photos fit in memory: a row takes three digests of 16 bytes, a time, and its position.
+Millions of photos fit in memory: a row takes three digests of 16 bytes, a number, a time, and its position.
 """
 
 import collections
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.failures import ErrorCode
-from beamscribe.pipelines.output import digests, layout, rows
+from beamscribe.pipelines.output import current, digests, layout, rows
 from beamscribe.pipelines.photos import CAPTION_SCHEMA, CAPTIONED, FAILED
 
 _CODES = [code.value for code in ErrorCode]
@@ -46,6 +46,7 @@ class RowIndex(NamedTuple):
       photos: digests of the photos, strings of 16 bytes.
       versions: digests of photo and etag, strings of 16 bytes.
       work: digests of photo, etag, model and settings, which are captioned only once; strings of 16 bytes.
+      numbers: numbers of the runs that made the rows, int64; 0 for rows without one.
       times: times of writing, int64, microseconds since 1970.
       captioned: whether the row has a caption, bool.
       files: index of the file, int32.
@@ -57,11 +58,17 @@ class RowIndex(NamedTuple):
     photos: np.ndarray
     versions: np.ndarray
     work: np.ndarray
+    numbers: np.ndarray
     times: np.ndarray
     captioned: np.ndarray
     files: np.ndarray
     runs: np.ndarray
     places: np.ndarray
+
+    @property
+    def keys(self) -> current.Keys:
+        """What the rows are ordered by."""
+        return current.Keys(self.numbers, self.times)
 
     def path(self, index: int) -> str:
         """The path of the file that holds a row."""
@@ -140,7 +147,7 @@ def _as_arrays(table: pa.Table, index: int, run: int, start: int) -> tuple[np.nd
         digests.of_rows(table, ["photo"]),
         digests.of_rows(table, ["photo", "etag"]),
         digests.of_rows(table, ["photo", "etag", "model", "settings"]),
-        rows.written_at(table),
+        *current.Keys.of(table),
         pc.equal(table["status"], CAPTIONED).to_numpy(),
         np.full(len(table), index, np.int32),
         np.full(len(table), run, np.int32),

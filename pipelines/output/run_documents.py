@@ -18,6 +18,10 @@ _CAPTIONS_STAND = "restore it from a backup; the captions do not depend on it"
 Time = Annotated[datetime.datetime, pydantic.PlainSerializer(datetime.datetime.isoformat, when_used="json")]
 
 
+# A whole number that is not negative, and fits in a column of 64 bits.
+Number = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+
+
 @dataclasses.dataclass(frozen=True)
 class BundleName:
     """The bundle of a run: its name and its fingerprint."""
@@ -41,6 +45,7 @@ class Config(Document):
       version: version of Beamscribe.
       started_at: when the job started.
       allow_empty: whether an input may hold no photos.
+      run_number: number of the run; 0 for a template's run, and for one of an earlier version.
     """
 
     REMEDY: ClassVar[str] = _CAPTIONS_STAND
@@ -56,6 +61,7 @@ class Config(Document):
     version: str
     started_at: Time
     allow_empty: bool = False
+    run_number: Number = 0
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -80,6 +86,7 @@ class Plan(Document):
       ignored: number of ignored files by kind.
       inputs: number of photos found in each input, those that several inputs contain included.
       shards: shards of the run.
+      run_number: number of the run, which its rows have; 0 for a run of an earlier version.
     """
 
     REMEDY: ClassVar[str] = _CAPTIONS_STAND
@@ -93,6 +100,7 @@ class Plan(Document):
     ignored: dict[str, int]
     inputs: dict[str, int] = pydantic.Field(default_factory=dict)
     shards: tuple[PlannedShard, ...]
+    run_number: Number = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beamscribe.pipelines.output import current, rows
+from beamscribe.pipelines.output import current
 
 # The size of the rows that are sorted at once, and the rows in a block.
 _PART_BYTES = 64 << 20
 _BLOCK_ROWS = 1_000
 
-# A column with the number of each row in the order of addition, which decides between rows with the same time.
+# A column with the number of each row in the order of addition, which decides between copies of a row.
 _PLACE = "place"
 
 
@@ -113,7 +113,7 @@ class LatestByPhoto:
 def _latest(table: pa.Table) -> pa.Table:
     """Selects the current row of each photo, and sorts by photo."""
     photos = table["photo"].combine_chunks().dictionary_encode().indices.to_numpy()
-    is_current = current.mask(photos, rows.written_at(table), table[_PLACE].to_numpy())
+    is_current = current.mask(photos, current.Keys.of(table), table[_PLACE].to_numpy())
     return table.filter(pa.array(is_current)).sort_by("photo")
 
 
