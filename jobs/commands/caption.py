@@ -93,6 +93,13 @@ def _print_account(result: "Report", is_stopped: bool) -> None:
     if result.skipped + result.captioned + result.failed:
         print(f"table:   {printable(layout.captions_folder(result.output))}")
     print(f"report:  {printable(layout.run_file(result.output, result.run, layout.PAGE))}")
-    # What was typed may be a path into a virtual environment that is not active.
-    program = "beamscribe" if shutil.which("beamscribe") else os.path.relpath(sys.argv[0])
-    print(f"read it: {program} show {printable(shlex.quote(result.output))}")
+    print(f"read it: {_program()} show {printable(shlex.quote(result.output))}")
+
+
+def _program() -> str:
+    """What to type for this program, which may be in a virtual environment that is not active."""
+    if shutil.which("beamscribe"):
+        return "beamscribe"
+    if os.path.basename(sys.argv[0]) == "__main__.py":
+        return "python -m beamscribe"
+    return os.path.relpath(sys.argv[0])
