@@ -40,12 +40,11 @@ def misbehave(data):
             pass
     if data == b"exit":
         os._exit(3)
-    if data.startswith(b"killed"):
-        # The first so many times, or always.
-        path = data[6:].decode()
-        if not path or not os.path.exists(path):
-            path and open(path, "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
+    if data == b"killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if data == b"killed once" and not os.lseek(ONCE, 0, os.SEEK_END):
+        os.write(ONCE, b"killed")
+        os.kill(os.getpid(), signal.SIGKILL)
     if data == b"nonsense":
         for descriptor in range(3, 20):
             try:
@@ -60,6 +59,8 @@ if any("image_process" in word for word in sys.orig_argv):
     from beamscribe.pipelines.images.pictures import Picture
 
     real = to_pixels.convert
+    # Files can't be opened once photos come.
+    ONCE = os.open(os.path.join(os.path.dirname(__file__), "once"), os.O_RDWR | os.O_CREAT)
 
     def convert(data, size, max_pixels):
         misbehave(data)
@@ -172,7 +173,7 @@ def test_a_process_killed_from_outside_costs_nothing(misbehaving, pool, make_pho
         # At rest.
         os.kill(pool.processes[0], signal.SIGKILL)
     # At work: once, then always.
-    [png] = pool.convert([b"killed" + str(tmp_path / "once").encode()], 16, 10**6)
+    [png] = pool.convert([b"killed once"], 16, 10**6)
     assert png.failure.error == ErrorCode.NOT_AN_IMAGE
     first, killed, last = pool.convert([good, b"killed", good], 16, 10**6)
     assert first.failure is None and last.failure is None
@@ -213,8 +214,9 @@ def test_processor_time_is_limited_for_each_photo(misbehaving, make_photo, tmp_p
 
 
 @needs_proc
-def test_where_memory_runs_out_image_processes_go_first(misbehaving, pool):
-    assert said(pool, "open('/proc/self/oom_score_adj').read()") == "1000\n"
+def test_where_memory_runs_out_image_processes_go_first(pool, make_photo, tmp_path):
+    pool.convert([make_photo(tmp_path / "a.jpg").read_bytes()], 16, 10**6)
+    assert Path(f"/proc/{pool.processes[0]}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_a_process_that_can_not_be_started_is_an_error_of_one_line(monkeypatch, pool):

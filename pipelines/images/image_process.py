@@ -1,6 +1,7 @@
 """An image process: it gets the bytes of photos, and answers with their pixels or failures, until its worker ends.
 
-At module level it imports only the standard library, since its limits must be set before the codecs are imported.
+At module level it imports only the standard library, since its limits must be set before the codecs are imported. Once
+they are, it can open no file and no socket.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import threading
 import time
 import warnings
 
+from beamscribe.pipelines.images import sandbox
 from beamscribe.pipelines.images.messages import Connection
 
 # Address space of an image process, bytes. The largest need, of a WebP with 200 million pixels and alpha, is 3.5 GiB.
@@ -46,15 +48,19 @@ def main(descriptor: int, parent: int, memory: int, seconds: int) -> None:
 
 
 def _serve(connection: Connection, seconds: int) -> None:
-    from beamscribe.pipelines.images import pictures, to_pixels
+    from beamscribe.pipelines.images import pictures, preloading, to_pixels
 
+    preloading.load()
+    late = preloading.LateImports()
+    late.watch()
+    sandbox.enter()
     connection.send("ready")
     while True:
         (size, max_pixels), photos = connection.receive()
         found = []
         for photo in photos:
             _limit_time(seconds)
-            found.append(to_pixels.convert(bytes(photo), size, max_pixels))
+            found.append(late.explained(to_pixels.convert(bytes(photo), size, max_pixels)))
         connection.send(*pictures.packed(found))
 
 
