@@ -35,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
       arguments: the command line without the program's name.
 
     Returns:
-      The exit status, one of `beamscribe.jobs.exits`. Where SIGINT or SIGTERM has ended the command, the process dies
-      by that signal instead.
+      The exit status, one of `beamscribe.jobs.exits`. Where a signal has ended the command, the process dies by that
+      signal instead.
     """
     given = list(arguments)
     place, name = next(((i, word) for i, word in enumerate(given) if not word.startswith("-")), (len(given), ""))

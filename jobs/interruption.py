@@ -1,7 +1,7 @@
-"""What SIGINT (Ctrl-C) and SIGTERM do to the command: it stops in an orderly way, and then dies by the signal itself.
+"""What signals do to the command: it stops in an orderly way, and then dies by the signal itself.
 
-Shells thus see the statuses 130 and 143, and systemd a clean stop. Process 1 of a container, which no signal of its own
-ends, exits with these statuses.
+The signals are SIGINT (Ctrl-C), SIGTERM and SIGHUP (its terminal was closed). Shells see the statuses 130, 143 and 129,
+and systemd a clean stop. Process 1 of a container, which no signal of its own ends, exits with these statuses.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Seconds that a command has to end in an orderly way: less than Docker waits, which kills after 10.
 GRACE_SECONDS = 8.0

@@ -48,7 +48,7 @@ def start(tmp_path, tiny_bundle, make_photo):
             text=True,
             start_new_session=True,
             # A process in the background may have it ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in interruption.SIGNALS],
         )
 
     return run
@@ -88,8 +88,16 @@ def check_the_end(process: subprocess.Popen, number: signal.Signals) -> None:
     assert left_in(process.pid) == []
 
 
-@pytest.mark.parametrize("number", interruption.SIGNALS)
-@pytest.mark.parametrize("whole_group", [True, False])
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [
+        (signal.SIGINT, True),
+        (signal.SIGINT, False),
+        (signal.SIGTERM, True),
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, True),
+    ],
+)
 def test_open_shards_are_committed(start, tmp_path, number, whole_group):
     process = start()
     wait_for(tmp_path)
@@ -271,6 +279,12 @@ def test_a_signal_that_is_ignored_stays_ignored():
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_command_that_nohup_has_started_goes_on():
+    script = "import os, signal; from beamscribe.jobs import entry; from beamscribe.jobs.commands import recipes\n"
+    script += "recipes.run = lambda *_: os.kill(os.getpid(), signal.SIGHUP) or 0\nentry.main(['recipes'])"
+    assert subprocess.run(["nohup", sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
 def test_in_another_thread_no_handlers_are_installed():

@@ -245,7 +245,7 @@ def _script(folder: str, name: str, program: str) -> str:
     path = os.path.join(folder, name)
     with open(path, "w", encoding="utf-8") as file:
         # Beam ends it by SIGTERM.
-        file.write(f'#!/bin/sh\n{worker_process.command(os.getpid(), ("INT",))} {shlex.quote(program)} "$@"\n')
+        file.write(f'#!/bin/sh\n{worker_process.command(os.getpid(), ("INT", "HUP"))} {shlex.quote(program)} "$@"\n')
     os.chmod(path, 0o755)
     return path
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from beamscribe.pipelines.images import image_process
 
 
-def command(launcher: int, ignored: Sequence[str] = ("INT", "TERM")) -> str:
+def command(launcher: int, ignored: Sequence[str] = ("INT", "TERM", "HUP")) -> str:
     """The command that a shell runs to become such a process.
 
     Args:
       launcher: id of the process that the new one ends with, and which runs the shell.
-      ignored: signals that the process ignores: Ctrl-C on a terminal, and systemd, send them to all processes of a job,
-        of which the launcher alone decides how the job ends.
+      ignored: signals that the process ignores: Ctrl-C on a terminal, its end, and systemd send them to all processes
+        of a job, of which the launcher alone decides how the job ends.
     """
     # By `exec` the shell does not stand between the two. Without -P, Python would take a file of the folder that the
     # user works in, `random.py` say, for its own module.

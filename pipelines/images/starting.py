@@ -27,7 +27,7 @@ _PROGRAM = (
 def start(end: socket.socket, memory: int, seconds: float) -> "subprocess.Popen[bytes]":
     """Starts an image process.
 
-    It blocks SIGINT and SIGTERM, which Ctrl-C on a terminal and systemd send to all processes: without its image
+    It blocks the signals that Ctrl-C on a terminal, its end, and systemd send to all processes: without its image
     processes, a worker could not finish the photos in hand. It dies when the worker does.
 
     Args:
@@ -70,7 +70,7 @@ class _Starter:
 
     def _run(self) -> None:
         # Processes inherit it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         while True:
             command, options, answer = self._asked.get()
             try:
