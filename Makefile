@@ -30,9 +30,9 @@ test-wheel: setup
 test-stores: setup $(ENGINES)/bin/fake-gcs-server
 	@$(BIN)/python -m pytest tests/stores
 
-# Kills the job's processes at 200 random moments; SEED=2 takes others.
+# Sends the job's processes 120 signals at random moments, with the bundled model; SEED=2 takes others.
 test-crash: setup
-	@KILLS=200 $(BIN)/python -m pytest tests/test_crash.py
+	@KILLS=120 REAL_MODEL=1 $(BIN)/python -m pytest -s tests/test_crash.py
 
 # Runs the job on real engines: Prism, Flink, and Dataflow's client with a server of Google Cloud Storage. Needs Java and
 # Maven. Where the system allows it, the tests have a network of their own, which is loopback alone: some of Beam's ports
