@@ -132,6 +132,17 @@ def test_names_can_not_command_the_terminal(commit, shown):
     assert shown().splitlines()[3:] == ["\\x1b[31ma\\nb.jpg  a \\x07dog"]
 
 
+def test_csv_commands_neither_a_terminal_nor_a_spreadsheet(commit, shown):
+    names = ["/p/a\x1b[31m.jpg", '/p/b\r\n"c",.jpg', "=1+1.jpg"]
+    commit("1", *(row(name, caption) for name, caption in zip(names, ("=HYPERLINK(1)", "-1", "@a\nb"), strict=True)))
+    found = list(csv.DictReader(io.StringIO(shown("--format", "csv"), newline="")))
+    assert [line["photo"] for line in found] == ["/p/a\\x1b[31m.jpg", '/p/b\\r\\n"c",.jpg', "'=1+1.jpg"]
+    assert [line["caption"] for line in found] == ["'=HYPERLINK(1)", "'-1", "'@a\\nb"]
+    assert all(float(line["score"]) < 0 for line in found)
+    # JSON has its own escapes.
+    assert [json.loads(line)["photo"] for line in shown("--format", "jsonl").splitlines()] == names
+
+
 def test_fits_a_narrow_terminal(commit, tmp_path):
     commit(
         "1", row("/p/folder/a-photo-with-a-long-name.jpg", "a dog runs through the tall grass"), row("/p/b.jpg", "x")

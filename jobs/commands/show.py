@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import datetime
 import heapq
 import os
 import sys
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("table", "csv", "jsonl"),
         default="table",
-        help="table: sorted by photo (default); csv: all columns but alternatives; jsonl: all columns as JSON lines",
+        help="table: sorted by photo (default); csv: all columns but alternatives, for spreadsheets; jsonl: all columns "
+        "as JSON lines, each character as it is",
     )
 
 
@@ -81,11 +83,22 @@ def _print_records(tables: "Iterable[pa.Table]", options: argparse.Namespace) ->
             sys.stdout.write(copies.jsonl(rows).decode())
         else:
             writer.writerows(
-                {**row, "written_at": row["written_at"].isoformat()} for row in rows.select(columns).to_pylist()
+                {name: _cell(value) for name, value in row.items()} for row in rows.select(columns).to_pylist()
             )
         left -= len(rows)
         if not left:
             break
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell of CSV: one line that neither a terminal nor a spreadsheet takes for a command."""
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    # Spreadsheets take such a text for a formula (OWASP, CSV injection); the apostrophe says that it is none.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _print_table(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> None:
