@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("table", "csv", "jsonl"),
         default="table",
-        help="table: sorted by photo (default); csv: all columns but alternatives, for spreadsheets; jsonl: all columns "
-        "as JSON lines, each character as it is",
+        help="table: sorted by photo (default); csv: all columns but alternatives, for spreadsheets; "
+        "jsonl: all columns as JSON lines, each character as it is",
     )
 
 
