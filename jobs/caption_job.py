@@ -16,7 +16,7 @@ from beamscribe.model.errors import BeamscribeError, InputError, OutputInUse, Ru
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
-from beamscribe.pipelines.control import history, lease, stopping, verdict
+from beamscribe.pipelines.control import closing, history, lease, stopping, verdict
 from beamscribe.pipelines.control.lease import Heartbeat
 from beamscribe.pipelines.control.progress import Follower, Limit, Progress
 from beamscribe.pipelines.output import frozen_plan, layout, report
@@ -95,8 +95,8 @@ def _held(job: CaptionJob) -> Iterator[Heartbeat]:
         while not _is_stopped(job.options.folder, why, StopCause.TAKEN_OVER) and not ended.wait(_RETRY_SECONDS):
             pass
 
-    purpose = f"run {job.options.run}"
-    with lease.hold(job.options.output, purpose, lost, job.remote, remote_jobs.is_running) as heartbeat:
+    run = job.options.run
+    with lease.hold(job.options.output, f"run {run}", lost, job.remote, remote_jobs.is_running, run) as heartbeat:
         job.begin(heartbeat.number)
         try:
             yield heartbeat
@@ -127,13 +127,14 @@ def _announce(job: CaptionJob) -> None:
 
 
 def _run_pipeline(job: CaptionJob, progress: Callable[[Progress], None] | None, stop: threading.Event | None) -> None:
-    history.stop_earlier(job.options.output)
     options = dataclasses.replace(job.options, since=history.unfinished_since(job.config))
     stores.replace(layout.run_file(options.output, options.run, layout.CONFIG), job.config.to_json())
     try:
         with Follower(options.output, options.run, job.max_failures, stop, progress):
             beam_runner.run(CaptionArchive(options), job.beam_options, lambda: _interrupt(options.folder))
     except Exception as error:
+        if closing.is_closed(options.output, options.run):
+            raise OutputInUse(verdict.taken_over(options.output)) from error
         details = _write_traceback(options)
         _LOGGER.debug("the job stopped", exc_info=error)
         raise RunError(
@@ -181,7 +182,6 @@ def submit(job: CaptionJob) -> None:
         raise InputError("`max_failures`: nobody counts the failures of a job with `detach`; leave one of them out")
     with _writable(job), _held(job):
         _announce(job)
-        history.stop_earlier(job.options.output)
         try:
             beam_runner.submit(_unattended(job), job.beam_options, lambda: remote_jobs.is_running(job.remote or {}))
         except Exception as error:

@@ -15,7 +15,7 @@ from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import stopping
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.inference import PhotoStream, ShardHandler
-from beamscribe.pipelines.output import frozen_plan, layout
+from beamscribe.pipelines.output import frozen_plan, layout, rows
 from beamscribe.pipelines.output.run_documents import PlannedShard
 from beamscribe.pipelines.photos import CaptionRow, Shard, ShardResult, caption_table
 from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
@@ -46,7 +46,8 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
         """Reads, captions and commits one shard.
 
         Yields:
-          The path of the committed file; nothing if the shard is committed already or the run was asked to stop.
+          The path of the committed file; nothing if the shard is committed already, the run was asked to stop, or
+          another job has closed it.
 
         Raises:
           StoreGoneError: the store of the photos does not respond.
@@ -54,7 +55,9 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
         """
         shard = stream.shard
         if is_to_do(shard.index, self._options):
-            yield commit(self._captioned(shard, model), self._options)
+            path = commit(self._captioned(shard, model), self._options)
+            if path is not None:
+                yield path
 
     def _captioned(self, shard: Shard, model: CaptionModel) -> ShardResult:
         _LOGGER.info("process %d captions shard %d", os.getpid(), shard.index)
@@ -174,7 +177,7 @@ def _planned_number(folder: str) -> int:
     return plan.run_number if plan else 0
 
 
-def commit(result: ShardResult, options: CaptionOptions) -> str:
+def commit(result: ShardResult, options: CaptionOptions) -> str | None:
     """Writes the rows of a shard as one file, unless that file exists already.
 
     The write is atomic. If several attempts commit the same shard, the first commit stands.
@@ -184,7 +187,7 @@ def commit(result: ShardResult, options: CaptionOptions) -> str:
       options: options of the job.
 
     Returns:
-      The path of the file.
+      The path of the file that holds the shard's rows; None if another job has closed the run.
 
     Raises:
       OSError: the store reported an error.
@@ -193,5 +196,7 @@ def commit(result: ShardResult, options: CaptionOptions) -> str:
     buffer = io.BytesIO()
     table = caption_table(result.rows, result.retries, number_of(options))
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    stores.create(path, buffer.getvalue())
+    if not stores.create(path, buffer.getvalue()) and rows.is_closing(path):
+        _LOGGER.warning("shard %d is not committed: another job has taken the output over", result.index)
+        return None
     return path

@@ -166,6 +166,7 @@ SCHEMA_VERSION = 2
 
 _RETRIES = b"retries"
 _RUN_NUMBER = b"run_number"
+_CLOSED_BY = b"closed_by"
 _VERSION = b"schema_version"
 
 # Each column with the schema version that introduced it. Later columns are nullable, since older files lack them.
@@ -225,6 +226,20 @@ def caption_table(rows: Iterable[CaptionRow], retries: int = 0, run_number: int 
     """
     records = [row._as_record() for row in rows]
     return pa.Table.from_pylist(records, schema=versioned_schema(run_number, {_RETRIES: str(retries)}))
+
+
+def closing_table(number: int) -> pa.Table:
+    """The content of a closing file, which holds the place of a shard: all columns and no rows; `control.closing`.
+
+    Args:
+      number: number of the job that closes the run.
+    """
+    return versioned_schema(number, {_CLOSED_BY: str(number)}).empty_table()
+
+
+def is_closing(table: pa.Table) -> bool:
+    """Whether a table, with some or all of its columns, is the content of a closing file."""
+    return table.num_rows == 0 and _CLOSED_BY in (table.schema.metadata or {})
 
 
 def versioned_schema(run_number: int = 0, metadata: Mapping[bytes, str] | None = None) -> pa.Schema:

@@ -13,6 +13,7 @@ from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import lease
 from beamscribe.pipelines.control.lease import Holder
+from beamscribe.pipelines.output import layout
 
 HOLD = """
 import sys, time
@@ -70,7 +71,7 @@ def test_one_at_a_time(tmp_path, other_job):
 
 def test_numbers_go_on_where_leases_were_lost(tmp_path):
     with lease.hold(str(tmp_path), "me") as held:
-        assert held.number == 1 and lease.next_number(str(tmp_path)) == 2
+        assert held.number == 1 and layout.next_number(str(tmp_path)) == 2
     for name in ("runs/r00000007-20260102T030405-abcdef/config.json", "captions/run=r00000009-x/shard-00000.parquet"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"")

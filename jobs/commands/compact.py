@@ -27,16 +27,16 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     """Folds the runs and prints what has changed."""
     from beamscribe.jobs.runners import remote_jobs
     from beamscribe.model.errors import BeamscribeError, one_line
-    from beamscribe.pipelines.control import history, lease
-    from beamscribe.pipelines.output import compaction
+    from beamscribe.pipelines.control import lease
+    from beamscribe.pipelines.output import compaction, layout
 
     output = output_folder.checked(options.output)
     lost: list[str] = []
     try:
-        with lease.hold(output, "compact", lost.append, is_running=remote_jobs.is_running) as held:
-            # Their workers, if some still run, would read files that are deleted here.
-            history.stop_earlier(output)
-            outcome = compaction.compact(output, lost, held.number)
+        run = layout.new_run(compaction=True)
+        with lease.hold(output, "compact", lost.append, is_running=remote_jobs.is_running, run=run) as held:
+            taken = compaction.Lease(held.number, held.is_held, layout.numbered(run, held.number))
+            outcome = compaction.compact(output, lost, taken)
     except OSError as error:
         raise BeamscribeError(f"can't compact {output}: {one_line(error)}; run it again to go on") from None
     if not options.quiet:

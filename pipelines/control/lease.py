@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import psutil
 from beamscribe.model.documents import DamagedDocumentError, Document
 from beamscribe.model.errors import BeamscribeError, OutputInUse, one_line
 from beamscribe.pipelines import stores
+from beamscribe.pipelines.control import closing
 from beamscribe.pipelines.output import layout
 
 # Seconds between two heartbeats, and without a heartbeat until the holder counts as dead. The latter leaves time to
@@ -44,6 +46,7 @@ class Holder(Document):
       pid: id of the process.
       started: start time of the process, seconds since 1970, since process ids are reused.
       job: a job on a runner that continues after the process ends: its name, and where to ask for it; else None.
+      run: id of the run that the holder writes; empty if there is none.
     """
 
     purpose: str
@@ -52,6 +55,7 @@ class Holder(Document):
     pid: int
     started: float
     job: dict[str, str] | None = None
+    run: str = ""
 
     @classmethod
     def myself(cls, purpose: str, job: dict[str, str] | None = None) -> "Holder":
@@ -95,8 +99,9 @@ def hold(
     lost: Callable[[str], None] = lambda _: None,
     job: dict[str, str] | None = None,
     is_running: IsRunning = lambda _: False,
+    run: str = "",
 ) -> Iterator["Heartbeat"]:
-    """Holds the lease of an output folder.
+    """Holds the lease of an output folder, and closes the earlier runs that did not end by their own hand.
 
     Args:
       output: the folder that holds the captions of all runs.
@@ -105,6 +110,7 @@ def hold(
         dead, or may take it because no heartbeat could be written for `DEAD_SECONDS`. What it raises is logged.
       job: the job that this process starts on a runner that continues without it; the lease then outlives the process.
       is_running: asks a runner whether a job is still running.
+      run: id of the run that this process writes, without its number.
 
     Yields:
       What is known of the heartbeats of this job, and the number of its lease.
@@ -117,12 +123,13 @@ def hold(
     """
     stores.check_exclusive(output)
     folder = layout.leases_folder(output)
-    number = _acquire(folder, Holder.myself(purpose, job), is_running)
+    number = _acquire(folder, Holder.myself(purpose, job), is_running, run)
     ended = threading.Event()
-    heartbeat = Heartbeat(number)
+    heartbeat = Heartbeat(number, folder)
     beating = threading.Thread(target=_beat, args=(folder, number, ended, lost, heartbeat), name="lease", daemon=True)
     beating.start()
     try:
+        _close_earlier(folder, heartbeat)
         yield heartbeat
     finally:
         ended.set()
@@ -157,19 +164,7 @@ def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | 
     return _latest_holder(layout.leases_folder(output), is_running)[1]
 
 
-def next_number(output: str) -> int:
-    """The number that the next run would have if it began now.
-
-    Args:
-      output: the folder that holds the captions of all runs.
-
-    Raises:
-      OSError: the store reported an error.
-    """
-    return max(_latest(layout.leases_folder(output)), layout.greatest_number(output)) + 1
-
-
-def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
+def _acquire(folder: str, myself: Holder, is_running: IsRunning, run: str) -> int:
     while True:
         number, holder = _latest_holder(folder, is_running)
         if holder:
@@ -182,29 +177,49 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning) -> int:
         path = layout.lease_file(folder, number, "json")
         if layout.lease_number(path) is None:
             raise BeamscribeError(f"{folder} is damaged: a lease or a run has the number {number - 1}; delete it")
-        if stores.create(path, myself.to_json()):
-            if _latest(folder) > number:
+        named = myself.model_copy(update={"run": layout.numbered(run, number) if run else ""})
+        if stores.create(path, named.to_json()):
+            if layout.latest_lease(folder) > number:
                 # Meanwhile a job took and released this number, and the holder of the next one deleted the old files.
                 stores.delete(path)
                 continue
-            _clean_up(folder, number - 1)
             return number
+
+
+def _close_earlier(folder: str, heartbeat: "Heartbeat") -> None:
+    """Closes the runs of earlier leases; only then deletes the leases, which may be all that names those runs."""
+    holders = {}
+    for path in stores.within(folder, "*.json"):
+        earlier = layout.lease_number(path)
+        if earlier is None or earlier >= heartbeat.number:
+            continue
+        try:
+            holder = Holder.from_json(stores.read(path), path)
+        except (FileNotFoundError, DamagedDocumentError):
+            continue
+        is_over = stores.exists(layout.lease_file(folder, earlier, "released")) or _is_over(holder)
+        # A compaction that is over needs no closing: only itself knows the places that it writes to.
+        if holder.run and not (is_over and layout.is_compaction(holder.run)):
+            holders[holder.run] = is_over
+    closing.close_earlier(stores.folder_of(folder), heartbeat.number, holders, heartbeat.is_held)
+    _clean_up(folder, heartbeat.number - 1)
+
+
+def _is_over(holder: Holder) -> bool:
+    # Elsewhere than on Linux, workers may outlive their launcher for a while.
+    return sys.platform == "linux" and holder.job is None and holder.has_died() is True
 
 
 def _latest_holder(folder: str, is_running: IsRunning) -> tuple[int, Holder | None]:
     """The number of the latest lease, and its live holder or None."""
     while True:
-        number = _latest(folder)
+        number = layout.latest_lease(folder)
         try:
             holder = _holder(folder, number)
             return number, holder if holder and _lives(folder, number, holder, is_running) else None
         except FileNotFoundError:
             # Another job has just taken the next lease and deleted the old files.
             continue
-
-
-def _latest(folder: str) -> int:
-    return max((layout.lease_number(path) or 0 for path in stores.within(folder, "*.json")), default=0)
 
 
 def _holder(folder: str, number: int) -> Holder | None:
@@ -255,8 +270,8 @@ class Heartbeat:
       failure: why the last heartbeat could not be written; None where it could.
     """
 
-    def __init__(self, number: int = 0) -> None:
-        self.number = number
+    def __init__(self, number: int, folder: str) -> None:
+        self.number, self._folder = number, folder
         self._written: float | None = None
         self._began = time.monotonic()
         self.failure: Exception | None = None
@@ -266,6 +281,14 @@ class Heartbeat:
         self.failure = failure
         if failure is None:
             self._written = time.monotonic()
+
+    def is_held(self) -> bool:
+        """Looks whether no other job has taken the lease since.
+
+        Raises:
+          OSError: the store reported an error.
+        """
+        return layout.latest_lease(self._folder) <= self.number
 
     @property
     def is_late(self) -> bool:
@@ -295,7 +318,7 @@ def _beat(folder: str, number: int, ended: threading.Event, lost: Callable[[str]
         count += 1
         try:
             stores.replace(layout.lease_file(folder, number, "beat"), str(count).encode())
-            latest = _latest(folder)
+            latest = layout.latest_lease(folder)
         except Exception as error:  # noqa: BLE001 - whatever has failed, the next heartbeat may work
             if heartbeat.failure is None:
                 _log_failure(folder, error)

@@ -20,6 +20,11 @@ def own_fault(photos: int, example: str, message: str) -> str:
     )
 
 
+def taken_over(output: str) -> str:
+    """What is said of a run that another job has closed."""
+    return f"stopped early: another job has taken {output} over, because this one seemed dead; {_GO_ON}"
+
+
 def error_of(
     report: Report,
     request: StopRequest | None,
@@ -39,6 +44,8 @@ def error_of(
     if faults := report.failures.get(ErrorCode.INTERNAL_ERROR, 0):
         example = next(example for example in report.examples if example.error == ErrorCode.INTERNAL_ERROR)
         return RunError(own_fault(faults, example.photo, example.message), report)
+    if report.taken_over and not report.balanced:
+        return OutputInUse(taken_over(report.output))
     if heartbeat:
         risk = "another job could have taken the output over"
         return RunError(f"the heartbeat of the lease can't be written: {heartbeat}; {risk}", report)

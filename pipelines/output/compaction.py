@@ -5,14 +5,15 @@ with the old rows. Then it creates `compaction.json`, which commits the new file
 
 Whenever the process is killed, each current row exists once or twice, and the copies are equal. Without its
 `compaction.json`, an interrupted compaction is a run like any other, and the next compaction includes its rows. With
-it, the next compaction deletes the old files that are left.
+it, the next compaction deletes the old files that are left. A compaction that stood still, and lost its lease, writes
+and deletes nothing more.
 """
 
 import concurrent.futures
 import datetime
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beamscribe.model.errors import BeamscribeError, one_line
+from beamscribe.model.errors import BeamscribeError, OutputInUse, one_line
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.output import copies, current, digests, layout, report, rows
+from beamscribe.pipelines.output import copies, current, digests, folding, layout, places, report, rows
+from beamscribe.pipelines.output.places import closing_file
 from beamscribe.pipelines.output.run_documents import Compaction, FileRecord
 from beamscribe.pipelines.output.sorting import LatestByPhoto
 from beamscribe.pipelines.photos import SCHEMA_VERSION, versioned_schema
@@ -31,6 +33,8 @@ from beamscribe.pipelines.photos import SCHEMA_VERSION, versioned_schema
 FILE_ROWS = 1_000_000
 FILE_BYTES = 128 << 20
 GROUP_ROWS = 100_000
+
+_LOST = "another job has taken the output over, because this one seemed dead; nothing more was deleted, run it again"
 
 # Files that are deleted in parallel: deleting from a remote store is mostly waiting.
 _DELETERS = 16
@@ -48,30 +52,60 @@ class Outcome(NamedTuple):
     left_over: int
 
 
-def compact(output: str, lost: Sequence[str] = (), number: int = 0) -> Outcome:
+class Lease(NamedTuple):
+    """The lease of the output that a compaction works on.
+
+    Attributes:
+      number: its number; 0 for none.
+      is_held: whether no other job has taken it since.
+      run: id of the compaction's run.
+    """
+
+    number: int
+    is_held: Callable[[], bool]
+    run: str
+
+    def check(self) -> None:
+        """Looks at the lease.
+
+        Raises:
+          OutputInUse: another job has taken it.
+        """
+        if not self.is_held():
+            raise OutputInUse(_LOST)
+
+    @classmethod
+    def none(cls) -> "Lease":
+        """For an output that no other job can write to."""
+        return cls(0, lambda: True, layout.new_run(compaction=True))
+
+
+def compact(output: str, lost: Sequence[str] = (), lease: Lease | None = None) -> Outcome:
     """Compacts all runs of an output folder to one run. The caller must hold the folder's lease.
 
     Args:
       output: the folder that holds the captions of all runs.
       lost: a list to which another thread adds the reason if this job loses the lease; then nothing is committed.
-      number: number of the lease.
+      lease: the lease, which is looked at before each deletion; None if no other job can write to the folder.
 
     Raises:
+      OutputInUse: another job has taken the lease.
       BeamscribeError: a file is damaged; no current row was deleted.
       OSError: the store reported an error.
     """
+    lease = lease or Lease.none()
     # The writers of these files were killed, since no other job writes now.
-    _delete(layout.temporary_files(output))
-    files = layout.committed_files(output)
+    _delete(layout.temporary_files(output), lease)
     known = live(list(map(read_record, layout.run_files(output, layout.COMPACTION))))
-    left_over = sum(_finish(output, record, files) for record in known)
-    files = layout.committed_files(output) if left_over else files
+    files = places.to_fold(output)
+    left_over = sum(_finish(output, record, files, lease) for record in known)
+    files = places.to_fold(output) if left_over else files
     if not files or any([stores.join(output, file.file) for file in record.results] == files for record in known):
         return Outcome(None, left_over)
     # Runs without files are included: they captioned nothing, or their files are lost.
     runs = {*map(layout.run_of, files), *report.finished_runs(output), *(record.run for record in known)}
-    folded = _fold(output, files, tuple(sorted(runs)), lost, number)
-    _replace_files(output, folded, files)
+    folded = _fold(output, files, tuple(sorted(runs)), lost, lease)
+    _replace_files(output, folded, files, lease)
     return Outcome(folded, left_over)
 
 
@@ -94,26 +128,25 @@ def live(known: Sequence[Compaction]) -> list[Compaction]:
     return [record for record in known if record.run not in folded]
 
 
-def _finish(output: str, record: Compaction, files: Iterable[str]) -> int:
+def _finish(output: str, record: Compaction, files: Iterable[str], lease: Lease) -> int:
     """Deletes the old files that an interrupted compaction left, and returns their number."""
     sources = {stores.join(output, file.file) for file in record.sources}
     left = [path for path in files if path in sources]
-    # The new files may have been damaged since they were written, and soon they will be the only ones.
-    problem = _problem(output, record) if left else None
+    # The new files may have been damaged since they were written, or their record, and soon they will be the only ones.
+    problem = _problem(output, record) or folding.not_folded(output, record, left) if left else None
     if problem:
         path = layout.run_file(output, record.run, layout.COMPACTION)
         raise BeamscribeError(
             f"the files of run {record.run} are damaged ({problem}), and no more files were deleted; "
             f"restore them from a backup, or delete {path} and run `beamscribe compact` again"
         )
-    _replace_files(output, record, left)
+    _replace_files(output, record, left, lease)
     return len(left)
 
 
-def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequence[str], number: int) -> Compaction:
+def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequence[str], lease: Lease) -> Compaction:
     """Writes the new files, reads them back, checks them, and commits them."""
-    run = layout.new_run("-compacted")
-    run = layout.numbered(run, number) if number else run
+    run = lease.run
     sources = []
     latest = _LatestDigests()
     with LatestByPhoto(GROUP_ROWS) as merged:
@@ -125,7 +158,7 @@ def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequen
                     f"can't read {path} ({one_line(error)}), and nothing was deleted; "
                     f"`beamscribe verify {output}` says what to do"
                 ) from None
-        results = tuple(_write(output, run, number, merged.tables()))
+        results = tuple(_write(output, lease, merged.tables()))
     count, digest = latest.total()
     record = Compaction(
         run=run,
@@ -139,8 +172,9 @@ def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequen
     problem = _problem(output, record) or next(iter(lost), None)
     if problem:
         # Without their record, readers would take these files for a run.
-        _delete(stores.join(output, file.file) for file in results)
+        _delete((stores.join(output, file.file) for file in results), lease)
         raise BeamscribeError(f"the new files are not valid ({problem}), and the old files are unchanged; try again")
+    lease.check()
     stores.create(layout.run_file(output, run, layout.COMPACTION), record.to_json())
     return record
 
@@ -186,8 +220,12 @@ class _LatestDigests:
         return int(is_current.sum()), digests.total(of_rows[is_current])
 
 
-def _write(output: str, run: str, number: int, groups: Iterable[pa.Table]) -> Iterator[FileRecord]:
-    """Writes tables as row groups, to as few files as their size allows."""
+def _write(output: str, lease: Lease, groups: Iterable[pa.Table]) -> Iterator[FileRecord]:
+    """Writes tables as row groups, to as few files as their size allows.
+
+    Raises:
+      OutputInUse: one of the files is there: another job has taken the lease, and closed this run.
+    """
     groups = iter(groups)
     for index in itertools.count():
         first = next(groups, None)
@@ -195,15 +233,18 @@ def _write(output: str, run: str, number: int, groups: Iterable[pa.Table]) -> It
             return
         buffer = io.BytesIO()
         count = digest = 0
-        with pq.ParquetWriter(buffer, versioned_schema(number), compression="zstd", write_page_checksum=True) as writer:
+        with pq.ParquetWriter(
+            buffer, versioned_schema(lease.number), compression="zstd", write_page_checksum=True
+        ) as writer:
             for group in itertools.chain([first], groups):
                 writer.write_table(group)
                 count += len(group)
                 digest = digests.add(digest, digests.total(digests.of_rows(group)))
                 if count >= FILE_ROWS or buffer.tell() >= FILE_BYTES:
                     break
-        name = layout.shard_name(run, index)
-        stores.create(stores.join(output, name), buffer.getvalue())
+        name = layout.shard_name(lease.run, index)
+        if not stores.create(stores.join(output, name), buffer.getvalue()):
+            raise OutputInUse(_LOST)
         yield FileRecord(name, count, buffer.tell(), f"{digest:016x}")
 
 
@@ -212,7 +253,8 @@ def _problem(output: str, record: Compaction) -> str | None:
     count = digest = 0
     previous = None
     try:
-        for table in rows.read_batches(stores.join(output, file.file) for file in record.results):
+        paths = [stores.join(output, file.file) for file in record.results]
+        for columns, table in folding.read_own_columns(paths):
             photos = table["photo"].combine_chunks()
             if previous is not None and previous >= photos[0].as_py():
                 return "a photo has two rows"
@@ -220,7 +262,7 @@ def _problem(output: str, record: Compaction) -> str | None:
                 return "a photo has two rows"
             previous = photos[-1].as_py()
             count += len(table)
-            digest = digests.add(digest, digests.total(digests.of_rows(table)))
+            digest = digests.add(digest, digests.total(digests.of_rows(table, columns)))
     except rows.UnreadableFileError as error:
         return error.problem
     if count != record.rows:
@@ -228,9 +270,9 @@ def _problem(output: str, record: Compaction) -> str | None:
     return None if f"{digest:016x}" == record.digest else "the rows differ from the old ones"
 
 
-def _replace_files(output: str, record: Compaction, sources: Iterable[str]) -> None:
+def _replace_files(output: str, record: Compaction, sources: Iterable[str], lease: Lease) -> None:
     """Deletes old files, and replaces their copies in other formats by copies of the new files."""
-    _delete(sources)
+    _delete(sources, lease, places.to_keep(output), closing_file(lease.number))
     folded = frozenset(record.runs)
     for kind in layout.EXTENSIONS:
         copies_of_folded = [path for path in layout.copies(output, kind) if layout.run_of(path) in folded]
@@ -239,12 +281,31 @@ def _replace_files(output: str, record: Compaction, sources: Iterable[str]) -> N
         for pair in copies.missing(output, kind):
             if layout.run_of(pair[0]) == record.run:
                 copies.export(pair, kind)
-        _delete(copies_of_folded)
+        _delete(copies_of_folded, lease)
 
 
-def _delete(files: Iterable[str]) -> None:
-    """Deletes files, those of the last run first: among rows with the same time, readers use that of the first run."""
+def _delete(files: Iterable[str], lease: Lease, kept: Set[str] = frozenset(), closing: bytes = b"") -> None:
+    """Deletes files, those of the last run first: among copies of a row, readers use that of the first run.
+
+    Args:
+      files: the files.
+      lease: looked at before each deletion.
+      kept: runs whose files become closing files instead: something of these runs may wake up and write them again.
+      closing: bytes of a closing file.
+
+    Raises:
+      OutputInUse: another job has taken the lease; no more files were deleted.
+      OSError: the store reported an error.
+    """
+
+    def delete(path: str) -> None:
+        lease.check()
+        if layout.run_of(path) in kept:
+            stores.replace(path, closing)
+        else:
+            stores.delete(path)
+
     for _, of_run in itertools.groupby(sorted(files, reverse=True), layout.run_of):
         with concurrent.futures.ThreadPoolExecutor(_DELETERS) as deleters:
             # The list raises the first error of the deletions.
-            list(deleters.map(stores.delete, of_run))
+            list(deleters.map(delete, of_run))

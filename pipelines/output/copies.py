@@ -15,15 +15,21 @@ _ENCODED_ROWS = 10_000
 
 
 def missing(output: str, format: str) -> Iterator[tuple[str, str]]:
-    """Lists the committed shards without a copy, as pairs of the shard file and the path of its copy."""
+    """Lists the committed shards without a copy, as pairs of the shard file and the path of its copy.
+
+    Closing files, which hold no rows, get no copies.
+    """
+    closed = layout.closed_runs(output)
     for path in layout.committed_files(output):
         copy = layout.copy_of(output, path, format)
-        if not stores.exists(copy):
+        if not stores.exists(copy) and not (layout.run_of(path) in closed and rows.is_closing(path)):
             yield path, copy
 
 
 def export(files: tuple[str, str], format: str) -> str:
-    """Writes the copy of a shard.
+    """Writes the copy of a shard, if the shard is still there.
+
+    A job that stood still may write it when the shard has been folded; it then deletes it again.
 
     Args:
       files: a pair from `missing`.
@@ -39,7 +45,15 @@ def export(files: tuple[str, str], format: str) -> str:
     path, copy = files
     (table,) = rows.read_tables([path])
     stores.replace(copy, tfrecord(table) if format == "tfrecord" else jsonl(table))
+    if not _stands(path):
+        stores.delete(copy)
     return copy
+
+
+def _stands(path: str) -> bool:
+    """Whether a shard file is there, and is no closing file."""
+    is_closed = stores.exists(layout.closed_file_beside(path))
+    return stores.exists(path) and not (is_closed and rows.is_closing(path))
 
 
 def jsonl(table: pa.Table) -> bytes:

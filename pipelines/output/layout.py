@@ -24,16 +24,31 @@ SUCCESS = "_SUCCESS"
 STOP = "stop.json"
 ERROR = "error.txt"
 COMPACTION = "compaction.json"
+CLOSED = "closed.json"
+
+_COMPACTED = "-compacted"
 
 _SHARD = re.compile(r"shard-(\d+)\.")
+_RUN = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 # More digits would be no number of ours: they would not fit in a column.
 _NUMBERED = re.compile("r([0-9]{8,15})-")
 _LEASE = re.compile(r"([0-9]{8,15})\.[a-z]+")
 
 
-def new_run(suffix: str = "") -> str:
-    """Makes an id for a run that starts now."""
+def new_run(compaction: bool = False) -> str:
+    """Makes an id for a run that starts now, or for a compaction."""
+    suffix = _COMPACTED if compaction else ""
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}{suffix}"
+
+
+def is_compaction(run: str) -> bool:
+    """Whether the id of a run is that of a compaction."""
+    return run.endswith(_COMPACTED)
+
+
+def is_run(text: str) -> bool:
+    """Whether a text can be the id of a run: nothing that leads out of the folder of the runs."""
+    return bool(_RUN.fullmatch(text))
 
 
 def numbered(run: str, number: int) -> str:
@@ -109,6 +124,17 @@ def committed_files(output: str, run: str = "*") -> list[str]:
     return sorted(stores.within(output, "captions", f"run={run}", "shard-*.parquet"))
 
 
+def closed_runs(output: str) -> set[str]:
+    """The ids of the runs that a later job has closed."""
+    return set(map(run_of_file, run_files(output, CLOSED)))
+
+
+def closed_file_beside(path: str) -> str:
+    """The path of the record that the run of a shard file was closed."""
+    output = path.rpartition("/captions/run=")[0]
+    return run_file(output, run_of(path), CLOSED)
+
+
 def run_of(path: str) -> str:
     """The id of the run that a shard file, or a copy of one, belongs to."""
     return path.split("/")[-2].removeprefix("run=")
@@ -151,6 +177,20 @@ def lease_number(path: str) -> int | None:
     """The number of the lease that a file belongs to; None for other files."""
     found = _LEASE.fullmatch(path.rpartition("/")[2])
     return int(found[1]) if found else None
+
+
+def latest_lease(folder: str) -> int:
+    """The number of the latest lease in a folder of leases; 0 if there is none."""
+    return max((lease_number(path) or 0 for path in stores.within(folder, "*.json")), default=0)
+
+
+def next_number(output: str) -> int:
+    """The number that the next run of an output folder would have if it began now.
+
+    Raises:
+      OSError: the store reported an error.
+    """
+    return max(latest_lease(leases_folder(output)), greatest_number(output)) + 1
 
 
 def temporary_files(output: str) -> list[str]:

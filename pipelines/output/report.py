@@ -16,7 +16,7 @@ from beamscribe.model.documents import DocumentError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import frozen_plan, layout, report_page, rows
 from beamscribe.pipelines.output.run_documents import Config, Example, Plan, Report, Sample
-from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef, retries_of
+from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef, is_closing, retries_of
 
 MAX_EXAMPLES = 20
 MAX_SAMPLES = 12
@@ -45,6 +45,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
 
     files = layout.committed_files(output, run)
     counts = {}
+    taken_over = planned.closed_by is not None or stores.exists(layout.run_file(output, run, layout.CLOSED))
     statuses: collections.Counter[str] = collections.Counter()
     failures: collections.Counter[str] = collections.Counter()
     examples: dict[str, list[Example]] = collections.defaultdict(list)
@@ -52,6 +53,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
     for path, table in zip(files, rows.read_tables(files, _COLUMNS), strict=True):
         counts[layout.index_of(path)] = table.num_rows
         retries += retries_of(table)
+        taken_over = taken_over or is_closing(table)
         statuses.update(table["status"].to_pylist())
         for row in _with_status(table, FAILED, Example):
             failures[row["error"]] += 1
@@ -88,7 +90,8 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
         examples=_some_of_each(examples),
         samples=tuple(sorted(samples, key=lambda sample: sample.photo)),
         missing=missing,
-        balanced=planned.listed == planned.skipped + written and not missing,
+        balanced=planned.listed == planned.skipped + written and not missing and planned.closed_by is None,
+        taken_over=taken_over,
     )
 
 

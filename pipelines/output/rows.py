@@ -151,6 +151,26 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
         return ShardFile(data, path).table(columns)
 
 
+def columns_of(path: str) -> list[str]:
+    """The columns of a shard file's schema version.
+
+    Raises:
+      UnreadableFileError: the store reported an error, or the file is damaged.
+      NewerFileError: see `ShardFile`.
+    """
+    with _reading(path):
+        return ShardFile(stores.read(path), path).columns
+
+
+def is_closing(path: str) -> bool:
+    """Whether a shard file is a closing file, which another job has created in the place of a shard.
+
+    Raises:
+      OSError, UnreadableFileError, NewerFileError: see `read_table`.
+    """
+    return photos.is_closing(read_table(path, ["photo"]))
+
+
 def read_tables(files: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Reads shard files in order, one table per file, a few ahead; arguments are those of `read_table`.
 

@@ -1,4 +1,4 @@
-"""The JSON files of a run: `config.json`, `plan.json`, `report.json`, `compaction.json` and `stop.json`.
+"""The JSON files of a run: `config.json`, `plan.json`, `report.json`, and the rarer ones below.
 
 The names of the fields are the keys in the files.
 """
@@ -87,6 +87,7 @@ class Plan(Document):
       inputs: number of photos found in each input, those that several inputs contain included.
       shards: shards of the run.
       run_number: number of the run, which its rows have; 0 for a run of an earlier version.
+      closed_by: number of the job that closed the run before it had a plan; None for a plan of the run itself.
     """
 
     REMEDY: ClassVar[str] = _CAPTIONS_STAND
@@ -101,6 +102,7 @@ class Plan(Document):
     inputs: dict[str, int] = pydantic.Field(default_factory=dict)
     shards: tuple[PlannedShard, ...]
     run_number: Number = 0
+    closed_by: Number | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,7 @@ class Report(Document):
       samples: a random sample of the captioned photos.
       missing: examples of planned photos that have no row.
       balanced: whether `listed = skipped + captioned + failed`, and every planned photo has a row.
+      taken_over: whether another job has closed the run, because it seemed dead.
 
     Example:
       >>> report = beamscribe.caption("photos", "captions")
@@ -189,6 +192,7 @@ class Report(Document):
     samples: tuple[Sample, ...]
     missing: tuple[str, ...]
     balanced: bool
+    taken_over: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +225,18 @@ class Compaction(Document):
     digest: str
     sources: tuple[FileRecord, ...]
     results: tuple[FileRecord, ...]
+
+
+class Closing(Document):
+    """The record that a later job has closed a run; the content of `closed.json`.
+
+    Attributes:
+      closed_by: number of that job.
+      is_over: whether the processes of the run are known to have ended.
+    """
+
+    closed_by: Number
+    is_over: bool = False
 
 
 class StopCause(enum.StrEnum):
