@@ -42,7 +42,9 @@ class CaptionArchive(beam.PTransform):
             | "UnlessCompared" >> beam.FlatMap(frozen_plan.unless_planned, options.folder)
         )
         listed = to_list | "ListPhotos" >> ListPhotos(options.sources, options.limit)
-        rule = DoneRule(options.model, options.settings_fingerprint, options.recaption, options.since)
+        rule = DoneRule(
+            options.model, options.settings_fingerprint, options.recaption, options.since, options.run_number
+        )
         entries = to_compare | "ReadLedger" >> ReadLedger(options.run, rule)
         committed = (
             (listed, entries)

@@ -17,7 +17,7 @@ from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.inference import PhotoStream, ShardHandler
 from beamscribe.pipelines.output import frozen_plan, layout, rows
 from beamscribe.pipelines.output.run_documents import PlannedShard
-from beamscribe.pipelines.photos import CaptionRow, Shard, ShardResult, caption_table
+from beamscribe.pipelines.photos import FAILED, CaptionRow, Shard, ShardResult, caption_table
 from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
 from beamscribe.pipelines.stores import retries, uris
 
@@ -68,7 +68,7 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
             return list(captioning.rows(photos, model, self._options))
 
         number = number_of(self._options)
-        rows = tuple(dataclasses.replace(row, run_number=number) for row in with_duplicates(shard, rows_of))
+        rows = tuple(numbered(shard, with_duplicates(shard, rows_of), number))
         for row in rows:
             counters.count_row(row.status, row.error)
         return ShardResult(shard.index, rows, retries.take())
@@ -153,6 +153,14 @@ def with_duplicates(shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]]) 
             alone.append(ref._replace(same_as=""))
     if alone:
         yield from rows_of(Shard(shard.index, tuple(alone)))
+
+
+def numbered(shard: Shard, rows: Iterable[CaptionRow], number: int) -> Iterator[CaptionRow]:
+    """Adds the number of the run to the rows of a shard, and in how many runs in a row their photos have failed."""
+    earlier = {ref.photo: ref.attempts for ref in shard.photos}
+    for row in rows:
+        attempts = earlier[row.photo] + 1 if row.status == FAILED else 0
+        yield dataclasses.replace(row, attempts=attempts, run_number=number)
 
 
 def open_shard(planned: PlannedShard) -> PhotoStream:

@@ -19,12 +19,19 @@ from beamscribe.pipelines.photos import FAILED, PhotoRef
 # The listing and the ledger are compared in this many parts; each part must fit in a worker's memory.
 PARTS = 256
 
+# Runs in which a photo whose image process was killed from outside is tried.
+_MOST_KILLS = 3
+# Runs from one try to the next are 1, 2, 4 and so on, up to this many.
+_MOST_RUNS = 32
+# More are not told apart.
+_MOST_ATTEMPTS = 255
+
 _TRANSIENT = frozenset(code.value for code in ErrorCode if code.transient)
-_COLUMNS = ["photo", "etag", "status", "error", "model", "settings", *current.COLUMNS]
+_COLUMNS = ["photo", "etag", "status", "error", "model", "settings", "attempts", *current.COLUMNS]
 # Shard files in one element: with more files, an element holds more rows of each part.
 _FILES_PER_ELEMENT = 64
 
-# The ledger's entry for a row, 42 bytes.
+# The ledger's entry for a row, 43 bytes.
 _ENTRY = np.dtype(
     [
         ("photo", "V16"),
@@ -33,6 +40,7 @@ _ENTRY = np.dtype(
         ("written_at", "i8"),
         ("failure", "u1"),
         ("difference", "u1"),
+        ("attempts", "u1"),
     ]
 )
 _PERMANENT_FAILURE, _TRANSIENT_FAILURE = 1, 2
@@ -45,6 +53,7 @@ class Why(enum.StrEnum):
     NEW = "new"
     CHANGED = "changed since they were captioned"
     MAY_HAVE_PASSED = "failed for a reason that may have passed"
+    NOT_YET = "failed several times for a reason that may have passed, to be tried again in a later run"
     MODEL = "captioned by another model"
     SETTINGS = "captioned with other settings"
     FAILED = "failed for good, to be tried again"
@@ -56,7 +65,7 @@ class Why(enum.StrEnum):
     @property
     def skips(self) -> bool:
         """Whether the photo is skipped."""
-        return self in (Why.DONE, Why.DONE_OTHERWISE, Why.FAILED_FOR_GOOD)
+        return self in (Why.DONE, Why.DONE_OTHERWISE, Why.FAILED_FOR_GOOD, Why.NOT_YET)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +78,14 @@ class DoneRule:
         settings, `failed` for those with a permanent failure, `all` for all.
       since: the rows that it covers count as done whatever `recaption` says, because an unfinished run of the same job
         wrote them; None if there was no such run.
+      run_number: number of the run; 0 if it is not known, so that all passing failures are tried again.
     """
 
     model: str
     settings: str
     recaption: frozenset[str] = frozenset()
     since: current.Since | None = None
+    run_number: int = 0
 
     def why(self, etag: int, entry: "Entry | None") -> Why:
         """Why a photo is captioned, or skipped.
@@ -87,9 +98,9 @@ class DoneRule:
             return Why.NEW
         if entry.etag != etag:
             return Why.CHANGED
-        if entry.failure == _TRANSIENT_FAILURE:
-            return Why.MAY_HAVE_PASSED
         again = frozenset() if self.since and self.since.covers(entry.run_number, entry.written_at) else self.recaption
+        if entry.failure == _TRANSIENT_FAILURE:
+            return Why.MAY_HAVE_PASSED if {"all", "failed"} & again or self._is_due(entry) else Why.NOT_YET
         if entry.failure:
             return Why.FAILED if {"all", "failed"} & again else Why.FAILED_FOR_GOOD
         if "model" in again and entry.difference & _OTHER_MODEL:
@@ -99,6 +110,11 @@ class DoneRule:
         if "all" in again:
             return Why.ALL
         return Why.DONE_OTHERWISE if entry.difference else Why.DONE
+
+    def _is_due(self, entry: "Entry") -> bool:
+        """Whether a photo that failed for a passing reason is tried again: after 1, 2, 4 … runs."""
+        wait = min(2 ** max(entry.attempts - 1, 0), _MOST_RUNS)
+        return not (self.run_number and entry.run_number) or self.run_number - entry.run_number >= wait
 
 
 class Entry(NamedTuple):
@@ -110,6 +126,7 @@ class Entry(NamedTuple):
       written_at: time of writing, microseconds since 1970.
       failure: 0 for a captioned photo; else whether the failure is permanent or transient.
       difference: flags: another model, other settings.
+      attempts: number of consecutive runs in which this version of the photo failed.
     """
 
     etag: int
@@ -117,6 +134,11 @@ class Entry(NamedTuple):
     written_at: int
     failure: int
     difference: int
+    attempts: int
+
+    def failed_attempts(self, etag: int) -> int:
+        """In how many consecutive runs, the latest ones, the version of the photo with an etag failed."""
+        return max(self.attempts, 1) if self.failure and self.etag == etag else 0
 
 
 @dataclasses.dataclass
@@ -223,15 +245,21 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
         yield several
 
 
+def _may_pass(error: str | None, attempts: int) -> bool:
+    return error in _TRANSIENT and not (error == ErrorCode.DECODER_KILLED and attempts >= _MOST_KILLS)
+
+
 def _entries(table: pa.Table, rule: DoneRule) -> np.ndarray:
     entries = np.empty(len(table), _ENTRY)
     columns = {name: table[name].to_pylist() for name in _COLUMNS if name not in current.COLUMNS}
     entries["photo"] = np.frombuffer(b"".join(map(photo_digest, columns["photo"])), "V16")
     entries["etag"] = np.fromiter(map(etag_digest, columns["etag"]), "u8", len(table))
     entries["run_number"], entries["written_at"] = current.Keys.of(table)
+    attempts = [min(max(number or 0, 0), _MOST_ATTEMPTS) for number in columns["attempts"]]
+    entries["attempts"] = attempts
     entries["failure"] = [
-        0 if status != FAILED else _TRANSIENT_FAILURE if error in _TRANSIENT else _PERMANENT_FAILURE
-        for status, error in zip(columns["status"], columns["error"], strict=True)
+        0 if status != FAILED else _TRANSIENT_FAILURE if _may_pass(error, tries) else _PERMANENT_FAILURE
+        for status, error, tries in zip(columns["status"], columns["error"], attempts, strict=True)
     ]
     entries["difference"] = [
         _OTHER_MODEL * (model != rule.model) + _OTHER_SETTINGS * (settings != rule.settings)

@@ -193,10 +193,11 @@ def not_done(photos: Iterable[PhotoRef], entries: Mapping[bytes, ledger.Entry], 
     listed = {ref.photo: ref for ref in photos}
     new, outdated = [], 0
     for ref in listed.values():
-        why = rule.why(ledger.etag_digest(ref.etag), entries.get(ledger.photo_digest(ref.photo)))
+        etag, entry = ledger.etag_digest(ref.etag), entries.get(ledger.photo_digest(ref.photo))
+        why = rule.why(etag, entry)
         outdated += why == Why.DONE_OTHERWISE
         if not why.skips:
-            new.append(ref)
+            new.append(ref._replace(attempts=entry.failed_attempts(etag)) if entry else ref)
     return New(tuple(new), len(listed), outdated)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from beamscribe.pipelines import ledger, listing
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.ledger import DoneRule, Why
+from beamscribe.pipelines.output import layout
 from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.planning import Found
 
@@ -52,7 +53,8 @@ def preview(options: CaptionOptions, since: Since | None) -> Preview:
       InputError: an input is not there, or its kind is unknown.
       OSError: the store reported an error.
     """
-    rule = DoneRule(options.model, options.settings_fingerprint, options.recaption, since)
+    number = layout.next_number(options.output)
+    rule = DoneRule(options.model, options.settings_fingerprint, options.recaption, since, number)
     # As in a job, photos and entries are compared part by part. Of a photo, only two digests stay in memory.
     photos: dict[int, dict[bytes, int]] = collections.defaultdict(dict)
     found = []

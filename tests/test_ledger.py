@@ -13,7 +13,7 @@ from tests.conftest import run_eagerly
 RULE = DoneRule("m", "s")
 
 
-def row(photo, etag="1", error=None, model="m", settings="s", hour=0, number=None):
+def row(photo, etag="1", error=None, model="m", settings="s", hour=0, number=None, attempts=None):
     return CaptionRow(
         photo=photo,
         etag=etag,
@@ -31,6 +31,7 @@ def row(photo, etag="1", error=None, model="m", settings="s", hour=0, number=Non
         settings=settings,
         written_at=time(hour),
         run_number=number,
+        attempts=attempts,
     )
 
 
@@ -107,6 +108,48 @@ def test_an_interrupted_recaptioning_goes_on_whatever_the_clocks_said(tmp_path):
     # A run of an earlier version has no number; what came after it has one.
     rule = DoneRule("m", "s", frozenset(["all"]), since=Since(0, time(12)))
     assert new_of(tmp_path, refs("a1", "b1", "c1"), rule)[0] == ["c1"]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "wait"), [(None, 1), (1, 1), (2, 2), (3, 4), (5, 16), (6, 32), (7, 32), (900, 32)]
+)
+def test_a_passing_failure_is_tried_again_after_more_and_more_runs(tmp_path, attempts, wait):
+    commit(tmp_path, "one", row("a", error="unreadable", number=5, attempts=attempts), row("b", number=5))
+    tried = [number for number in range(6, 40) if new_of_rule(tmp_path, DoneRule("m", "s", run_number=number))]
+    assert tried == list(range(5 + wait, 40))
+    assert new_of_rule(tmp_path, DoneRule("m", "s", frozenset(["failed"]), run_number=6)) == ["a1"]
+    # Who has no number does not wait, and a photo that has changed is another one.
+    assert new_of_rule(tmp_path, DoneRule("m", "s")) == ["a1"]
+    assert new_of_rule(tmp_path, DoneRule("m", "s", run_number=6), "a2") == ["a2"]
+
+
+def new_of_rule(output, rule, photo="a1"):
+    (entries,) = (
+        ledger.latest(array for part, array in ledger.entries_of(found, rule) if part == ledger.part_of(digest))
+        for digest in [ledger.photo_digest("a")]
+        for found in ledger.committed_files(str(output), "")
+    )
+    return [f"{ref.photo}{ref.etag}" for ref in planning.not_done(refs(photo), entries, rule).photos]
+
+
+def test_a_photo_that_kills_its_process_is_tried_in_three_runs(tmp_path):
+    killed = {"error": "decoder_killed", "number": 5}
+    commit(tmp_path, "one", row("a", attempts=2, **killed), row("b", attempts=3, **killed))
+    rule = DoneRule("m", "s", run_number=90)
+    assert new_of(tmp_path, refs("a1", "b1"), rule)[0] == ["a1"]
+    rule = DoneRule("m", "s", frozenset(["failed"]), run_number=6)
+    assert new_of(tmp_path, refs("a1", "b1"), rule)[0] == ["a1", "b1"]
+
+
+def test_the_plan_says_how_often_a_photo_has_failed():
+    def attempts(entry, etag="1"):
+        etag_of_row = ledger.etag_digest("1")
+        known = {ledger.photo_digest("a"): ledger.Entry(etag_of_row, 1, 0, entry[0], 0, entry[1])}
+        rule = DoneRule("m", "s", frozenset(["all"]))
+        return [ref.attempts for ref in planning.not_done(refs(f"a{etag}"), known, rule).photos]
+
+    assert attempts((2, 3)) == [3] and attempts((2, 0)) == [1] and attempts((1, 1)) == [1]
+    assert attempts((0, 0)) == [0] and attempts((2, 3), etag="2") == [0]
 
 
 def test_the_row_of_the_later_run_counts_whatever_the_clocks_said(tmp_path):
