@@ -64,7 +64,7 @@ def caption(
       inputs: folders (all photos below them), globs, photos, lists of photos, and tar, zip, TFRecord or Parquet files
         that hold photos; local or `gs://`.
       output: the folder that holds the captions of all runs; local or `gs://`.
-      bundle: folder of a model bundle, local or `gs://`; None for the bundle in the package.
+      bundle: folder of a model bundle, local or, with its digest, `gs://…@sha256:…`; None for that of the package.
       settings: changes to the bundle's caption settings, such as `{"beam_width": 5}`: `beam_width`, `max_length`,
         `min_length`, `length_penalty`, `no_repeat_ngram`, `top_p`, `temperature` and `seed`.
       alternatives: number of captions to write in addition to the best one.

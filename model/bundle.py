@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -27,29 +28,33 @@ RECIPE = "recipe.yaml"
 VOCABULARY = "vocabulary.txt"
 METRICS = "metrics.json"
 CARD = "MODEL_CARD.md"
-# What the captions depend on, and so the fingerprint: not the figures, nor the card.
-_FINGERPRINTED = (SAVED_MODEL, RECIPE, VOCABULARY)
+# What the captions depend on: not the figures, nor the card.
+_CONTENT = (SAVED_MODEL, RECIPE, VOCABULARY)
 
 
 class Description(Document):
     """What `bundle.json` says.
 
     Attributes:
-      fingerprint: digest of all that the captions depend on.
+      fingerprint: names the weights, the recipe and the vocabulary, in rows; another export of them keeps it. In
+        bundles of the first form, it is the digest of the files.
       name: of the recipe.
       image_size: height and width of the photos that the model takes, pixels.
       longest: most words that a caption can have.
       settings: the default caption settings.
+      files: digest of the files that the captions depend on; None in bundles of the first form.
     """
 
+    VERSION: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "get the bundle again"
 
-    # It names a folder of the cache of bundles.
+    # It names a folder of caches.
     fingerprint: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{16}$")]
     name: str
     image_size: int
     longest: int
     settings: CaptionSettings
+    files: str | None = None
 
     @pydantic.field_serializer("settings")
     def _as_object(self, settings: CaptionSettings) -> dict[str, Any]:
@@ -73,7 +78,9 @@ def describe(folder: Path) -> Description:
         description = Description.from_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is not a model bundle: it has no {DESCRIPTION}") from None
-    if _fingerprint(folder) != description.fingerprint:
+    found = _digest_of_files(folder)
+    # The first form has the beginning of the digest.
+    if (found[:16] if description.files is None else found) != (description.files or description.fingerprint):
         raise BeamscribeError(
             f"the bundle {folder} is damaged: its files have changed since it was written; get it again"
         )
@@ -98,14 +105,60 @@ def restore(folder: Path, encoder: Any = None, decoder: Any = None) -> None:
     saved_model.restore(folder / SAVED_MODEL, encoder, decoder)
 
 
-def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in _FINGERPRINTED:
+def digest(folder: Path) -> str:
+    """SHA-256 of all files of a bundle that are loaded, hexadecimal: what a pin is compared with.
+
+    Raises:
+      OSError: a file can't be read.
+    """
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return digest_of({name: hashlib.sha256((folder / name).read_bytes()).digest() for name in filter(is_loaded, names)})
+
+
+def digest_of(digests: Mapping[str, bytes]) -> str:
+    """The digest of a bundle, given the SHA-256 of each file that is loaded, by the file's name below the folder."""
+    whole = hashlib.sha256()
+    for name in sorted(digests):
+        whole.update(f"{name}\0".encode("utf-8", "surrogateescape"))
+        whole.update(digests[name])
+    return whole.hexdigest()
+
+
+def is_loaded(name: str) -> bool:
+    """Whether a file of a bundle, by its name below the folder, is loaded: the card and the figures are not."""
+    return name.partition("/")[0] in (DESCRIPTION, *_CONTENT)
+
+
+def _digest_of_files(folder: Path) -> str:
+    """The digest of the files that the captions depend on."""
+    whole = hashlib.sha256()
+    for name in _CONTENT:
         top = folder / name
         for path in sorted(p for p in [top, *top.rglob("*")] if p.is_file()):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+            whole.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+            whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _fingerprint(recipe: str, networks: Sequence[Any], vocabulary: bytes) -> str:
+    """The name of weights, a recipe and a vocabulary.
+
+    Args:
+      recipe: as YAML.
+      networks: whose weights are meant, as they are stored: in float16.
+      vocabulary: its file.
+    """
+    import numpy as np
+
+    whole = hashlib.sha256()
+    for data in (recipe.encode(), vocabulary):
+        whole.update(hashlib.sha256(data).digest())
+    for network in networks:
+        for weight in network.weights:
+            values = np.asarray(weight.value).astype(np.float16)
+            whole.update(f"{values.shape}\0".encode())
+            whole.update(values.tobytes())
+    return whole.hexdigest()[:16]
 
 
 class BundleWriter:
@@ -137,7 +190,9 @@ class BundleWriter:
         else:
             shutil.rmtree(self.path)
 
-    def add_model(self, recipe: Recipe, encoder: Any, decoder: Any, vocabulary: Vocabulary) -> None:
+    def add_model(
+        self, recipe: Recipe, encoder: Any, decoder: Any, vocabulary: Vocabulary, fingerprint: str | None = None
+    ) -> None:
         """Exports the model and writes what goes with it, but for the figures and the card.
 
         Args:
@@ -145,18 +200,24 @@ class BundleWriter:
           encoder: a `keras.Model` from photos to features.
           decoder: the `Decoder` of these features.
           vocabulary: the decoder's.
+          fingerprint: what rows of an earlier export of the same model have; None where there is none.
+
+        Raises:
+          BeamscribeError: the model has an operation that `safe_loading` does not allow.
         """
         from beamscribe.model import saved_model
 
         saved_model.save(self.path / SAVED_MODEL, encoder, decoder, vocabulary)
         vocabulary.save(self.path / VOCABULARY)
         (self.path / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+        words = (self.path / VOCABULARY).read_bytes()
         description = Description(
-            fingerprint=_fingerprint(self.path),
+            fingerprint=fingerprint or _fingerprint(recipe.to_yaml(), (encoder, decoder), words),
             name=recipe.name,
             image_size=recipe.encoder.image_size,
             longest=recipe.words.max_words,
             settings=CaptionSettings(**recipe.search.model_dump()),
+            files=_digest_of_files(self.path),
         )
         (self.path / DESCRIPTION).write_bytes(description.to_json())
 

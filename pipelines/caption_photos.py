@@ -44,8 +44,8 @@ class CaptionPhotos(beam.PTransform):
     pickled. The counters in Beam's metrics have the namespace `beamscribe`.
 
     Attributes:
-      bundle: folder of the model bundle, local or remote; None for the bundle in the package. Every worker must find
-        the same bundle there.
+      bundle: folder of the model bundle, local or, with its digest, `gs://…@sha256:…`; None for the bundle in the
+        package. Every worker must find the same bundle there.
       settings: changes to the bundle's caption settings, such as `{"beam_width": 5}`.
       alternatives: number of captions to write in addition to the best one.
       batch_size: number of photos in one call of the model.
@@ -54,7 +54,8 @@ class CaptionPhotos(beam.PTransform):
       accelerator: Beam's resource hint `accelerator` for the step that runs the model; None for no GPU.
 
     Raises:
-      InputError: when the transform is made, there is no bundle, or an argument is of another type or out of range.
+      InputError: when the transform is made, there is no bundle, its digest is missing or another one, or an argument
+        is of another type or out of range.
       BeamscribeError: when the transform is made, the bundle is damaged or can't be read.
       TypeError: on a worker, an element does not name a photo.
 

@@ -66,14 +66,14 @@ def load(bundle: str | os.PathLike[str] | None = None) -> "Captioner":
     """Loads a model that captions photos in this process.
 
     Args:
-      bundle: folder of a model bundle, local or `gs://`; None for the bundle in the package.
+      bundle: folder of a model bundle, local or, with its digest, `gs://…@sha256:…`; None for that of the package.
 
     Returns:
       The loaded model. Several can be loaded side by side.
 
     Raises:
-      InputError: the folder is not a bundle.
-      BeamscribeError: the bundle is damaged, or can't be read or fetched.
+      InputError: the folder is not a bundle, or its digest is missing or another one.
+      BeamscribeError: the bundle is damaged, does more than compute, or can't be read or fetched.
 
     Example:
       >>> model = beamscribe.load()

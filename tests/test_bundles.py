@@ -1,13 +1,18 @@
 import json
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
+import filelock
 import pytest
 
+import beamscribe
 from beamscribe.jobs import cli
 from beamscribe.model import bundle
-from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import BeamscribeError, InputError
 from beamscribe.pipelines import bundle_cache, captioner, stores
+from beamscribe.pipelines.caption_photos import CaptionPhotos
 from beamscribe.pipelines.stores import local
 from beamscribe.pipelines.stores.base import FileInfo
 
@@ -74,6 +79,17 @@ def objects(tiny_bundle, tmp_path, monkeypatch):
     return found
 
 
+def pinned(objects) -> str:
+    """The URI of the bundle in the store, with the digest that it has."""
+    with pytest.raises(InputError) as error:
+        bundle_cache.described(bundle_cache.located("gs://models/tiny"))
+    return str(error.value).rpartition(" give ")[2]
+
+
+def written(folder) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -89,22 +105,157 @@ def objects(tiny_bundle, tmp_path, monkeypatch):
     ],
 )
 def test_no_object_is_written_outside_of_the_cache(name, objects, tmp_path):
+    uri = pinned(objects)
     objects[f"gs://models/tiny/{name.replace('OUTSIDE', str(tmp_path))}"] = b"evil"
-    fingerprint = bundle_cache.described("gs://models/tiny").fingerprint
-    with pytest.raises(
-        BeamscribeError, match=r"^the bundle gs://models/tiny is refused: its object .* has a name that"
-    ):
-        bundle_cache.fetched("gs://models/tiny", fingerprint)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    for given in ("gs://models/tiny", uri):
+        with pytest.raises(
+            BeamscribeError, match=r"^the bundle gs://models/tiny is refused: its object .* has a name that"
+        ):
+            bundle_cache.described(bundle_cache.located(given))
+        assert not written(tmp_path)
 
 
 @pytest.mark.parametrize("fingerprint", ["../../../../evil", "", "0" * 15, "0" * 16 + "\n", "/tmp/evil", "G" * 16])
-def test_a_fingerprint_names_no_folder_elsewhere(fingerprint, objects, tmp_path):
+def test_a_fingerprint_is_one(fingerprint, objects):
     description = json.loads(objects["gs://models/tiny/bundle.json"])
     objects["gs://models/tiny/bundle.json"] = json.dumps(description | {"fingerprint": fingerprint}).encode()
-    with pytest.raises(DamagedDocumentError, match=r"tiny/bundle.json is damaged: fingerprint"):
-        bundle_cache.described("gs://models/tiny")
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(BeamscribeError, match=r"tiny/bundle.json is damaged: fingerprint"):
+        bundle_cache.described(pinned(objects))
+
+
+def test_a_bundle_from_elsewhere_is_loaded_with_its_digest_alone(objects, tiny_bundle, tmp_path, capsys):
+    said = (
+        "gs://models/tiny is not on this machine, and a bundle from elsewhere is loaded only with its digest, which is "
+        f"now {bundle.digest(tiny_bundle)}; if you trust whoever made it, give gs://models/tiny@sha256:"
+    )
+    (tmp_path / "photos").mkdir()
+    given = ["--input", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--bundle", "gs://models/tiny"]
+    for command in ("caption", "plan"):
+        assert cli.main([command, *given]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"beamscribe {command}: --bundle: {said}{bundle.digest(tiny_bundle)}"
+    for load in (captioner.load, CaptionPhotos, lambda uri: beamscribe.caption("photos", "out", bundle=uri)):
+        with pytest.raises(InputError, match=f"`bundle`: {said}"):
+            load("gs://models/tiny")
+    assert not written(tmp_path)
+
+    model = captioner.load(pinned(objects))
+    assert model.fingerprint == bundle.describe(tiny_bundle).fingerprint
+    assert CaptionPhotos(pinned(objects).upper().replace("GS://MODELS/TINY@SHA256", "gs://models/tiny@sha256"))
+
+
+def test_a_bundle_that_has_changed_since_is_refused(objects, tmp_path):
+    uri = pinned(objects)
+    objects["gs://models/tiny/vocabulary.txt"] += b"word\n"
+    now = pinned(objects)
+    assert now != uri
+    with pytest.raises(InputError) as error:
+        bundle_cache.described(uri)
+    assert str(error.value) == (
+        f"`bundle`: gs://models/tiny is not the bundle whose digest was given: it has the digest {now[-64:]}, not "
+        f"{uri[-64:]}; if you trust it all the same, give {now}"
+    )
+    assert not written(tmp_path)
+    # Whoever pins it all the same is told that it does not fit together.
+    with pytest.raises(BeamscribeError, match=r"^the bundle gs://models/tiny is damaged"):
+        bundle_cache.described(now)
+
+
+def test_what_is_not_loaded_is_not_pinned_and_not_fetched(objects, tiny_bundle, tmp_path):
+    uri = pinned(objects)
+    objects["gs://models/tiny/MODEL_CARD.md"] += b"more"
+    objects["gs://models/tiny/notes/today.txt"] = b"new"
+    folder = bundle_cache.fetched(uri, bundle_cache.described(uri).fingerprint)
+    assert folder.is_relative_to(tmp_path / "cache") and bundle.digest(folder) == uri[-64:]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("bundle.json", "recipe.yaml", "saved_model", "vocabulary.txt")
+    ]
+    # It is not asked for again.
+    objects.clear()
+    assert bundle_cache.fetched(uri, bundle_cache.described(uri).fingerprint) == folder
+
+
+def test_a_damaged_copy_is_fetched_again(objects, tmp_path):
+    uri = pinned(objects)
+    folder = bundle_cache.fetched(uri, bundle_cache.described(uri).fingerprint)
+    for damage in (lambda path: path.write_text("nonsense"), lambda path: path.unlink()):
+        damage(folder / "vocabulary.txt")
+        assert bundle_cache.fetched(uri, bundle_cache.described(uri).fingerprint) == folder
+        assert bundle.digest(folder) == uri[-64:]
+    # TensorFlow would look at files of other names.
+    (folder / "saved_model" / "saved_model.pbtxt").write_text("")
+    bundle_cache.described(uri)
+    assert not (folder / "saved_model" / "saved_model.pbtxt").exists()
+
+
+def test_a_local_bundle_may_be_pinned(tiny_bundle):
+    uri = f"{tiny_bundle}@sha256:{bundle.digest(tiny_bundle)}"
+    assert bundle_cache.located(uri) == uri
+    assert bundle_cache.fetched(uri, bundle_cache.described(uri).fingerprint) == tiny_bundle
+    other = f"{tiny_bundle}@sha256:{'0' * 64}"
+    with pytest.raises(InputError, match=f"it has the digest {bundle.digest(tiny_bundle)}, not {'0' * 64}; if you"):
+        bundle_cache.described(other)
+    with pytest.raises(InputError, match="/no/bundle is not a model bundle"):
+        bundle_cache.described(f"/no/bundle@sha256:{'0' * 64}")
+
+
+@pytest.mark.parametrize("digest", ["", "12", "0" * 63, "0" * 65, "g" * 64, "0" * 63 + "/"])
+@pytest.mark.parametrize("place", ["gs://models/tiny", "/models/tiny"])
+def test_what_is_no_digest(place, digest):
+    with pytest.raises(InputError, match=r"^`bundle`: '.*' is no digest: 64 hexadecimal digits come after @sha256:$"):
+        bundle_cache.located(f"{place}@sha256:{digest}")
+
+
+def test_the_folder_of_fetched_bundles_is_nobody_elses(objects, tmp_path):
+    uri = pinned(objects)
+    (tmp_path / "cache" / "beamscribe").mkdir(parents=True)
+    (tmp_path / "cache" / "beamscribe").chmod(0o777)
+    bundle_cache.described(uri)
+    for folder in (tmp_path / "cache" / "beamscribe", tmp_path / "cache" / "beamscribe" / "bundles"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.parametrize("name", ["beamscribe", "beamscribe/bundles"])
+@pytest.mark.parametrize("link", [False, True])
+def test_that_of_another_user_is_refused(name, link, objects, tmp_path):
+    uri = pinned(objects)
+    folder = tmp_path / "cache" / name
+    folder.parent.mkdir(parents=True)
+    if link:
+        (tmp_path / "mine").mkdir()
+        folder.symlink_to(tmp_path / "mine")
+    else:
+        folder.mkdir()
+    os.chown(folder, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(BeamscribeError, match=rf"can't keep a bundle in {folder}: the folder is another user's"):
+        bundle_cache.described(uri)
+    assert not written(tmp_path)
+
+
+def test_who_has_no_home_has_a_folder_of_temporary_files(objects, tmp_path, monkeypatch):
+    def nobody(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    uri = pinned(objects)
+    folder = bundle_cache.fetched(uri, bundle_cache.described(uri).fingerprint)
+    assert folder.parent == tmp_path / "tmp" / f"beamscribe-{os.geteuid()}"
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_process_has_left_that_was_killed_goes_with_the_next_fetch(objects, tmp_path):
+    uri = pinned(objects)
+    cache = tmp_path / "cache" / "beamscribe" / "bundles"
+    left = [cache / f".{digest}.{'a' * 32}" for digest in (uri[-64:], "1" * 64)]
+    busy = cache / f".{'2' * 64}.{'b' * 32}"
+    for folder in (*left, busy):
+        (folder / "saved_model").mkdir(parents=True)
+    with filelock.FileLock(cache / f"{'2' * 64}.lock"):
+        bundle_cache.described(uri)
+    assert not any(folder.exists() for folder in left) and busy.exists()
 
 
 @pytest.mark.parametrize(

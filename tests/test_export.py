@@ -388,19 +388,74 @@ def test_says_that_the_description_is_damaged(copied, content):
         bundle.describe(copied)
 
 
-def test_the_description_is_the_file_that_it_was(exported):
-    """Its keys are those of version 0.1.0 and the version; the settings are one object."""
+def test_the_description_is_a_file_of_a_known_form(exported):
+    """Its keys are those of version 0.1.0, the version, and the digest of the files; the settings are one object."""
     fields = json.loads((exported.folder / "bundle.json").read_text())
-    assert list(fields) == ["format_version", "fingerprint", "name", "image_size", "longest", "settings"]
-    assert fields["format_version"] == 1
+    assert list(fields) == ["format_version", "fingerprint", "name", "image_size", "longest", "settings", "files"]
+    assert fields["format_version"] == 2
     assert fields["settings"] == CaptionSettings(beam_width=2, max_length=6)._asdict()
 
 
 def test_a_bundle_of_a_newer_version_is_refused(copied):
     fields = json.loads((copied / "bundle.json").read_text())
-    (copied / "bundle.json").write_text(json.dumps(fields | {"format_version": 2}))
+    (copied / "bundle.json").write_text(json.dumps(fields | {"format_version": 3}))
     with pytest.raises(BeamscribeError, match=r"bundle\.json was written by a newer version of Beamscribe .*; upgrade"):
         bundle.describe(copied)
+
+
+def test_a_description_without_a_digest_of_files_does_not_hide_a_change(copied):
+    fields = json.loads((copied / "bundle.json").read_text())
+    for other in ({"files": None}, {"files": ""}, {"files": fields["files"][:16]}, {"files": "0" * 64}):
+        (copied / "bundle.json").write_text(json.dumps(fields | other))
+        with pytest.raises(BeamscribeError, match="copied is damaged"):
+            bundle.describe(copied)
+
+
+def written(folder, recipe, encoder, decoder, vocabulary, **options):
+    with BundleWriter(folder) as writer:
+        writer.add_model(recipe, encoder, decoder, vocabulary, **options)
+    return bundle.describe(folder).fingerprint
+
+
+def test_the_fingerprint_is_of_weights_recipe_and_vocabulary_and_not_of_the_export(exported, blank, tmp_path):
+    """So that another export of the same model does not make the rows of an archive outdated."""
+    encoder, decoder = blank
+    bundle.restore(exported.folder, encoder, decoder)
+    parts = {"recipe": exported.recipe, "encoder": encoder, "decoder": decoder, "vocabulary": exported.vocabulary}
+    again = written(tmp_path / "again", **parts)
+    assert again == bundle.describe(exported.folder).fingerprint
+    # The files are others, and so is what a pin is compared with.
+    assert bundle.digest(tmp_path / "again") != bundle.digest(exported.folder)
+    assert written(tmp_path / "kept", **parts, fingerprint="0123456789abcdef") == "0123456789abcdef"
+
+    words = exported.vocabulary.words
+    other = written(tmp_path / "words", **parts | {"vocabulary": Vocabulary([*words[:-1], "lawn"])})
+    named = written(tmp_path / "named", **parts | {"recipe": exported.recipe.model_copy(update={"name": "other"})})
+    first, *rest = decoder.get_weights()
+    decoder.set_weights([first + 1, *rest])
+    assert len({again, other, named, written(tmp_path / "weights", **parts)}) == 4
+
+
+def test_the_bundled_model_has_the_fingerprint_of_the_rows_of_earlier_versions():
+    assert bundle.describe(bundle.DEFAULT).fingerprint == "4949407f1413234b"
+
+
+def test_the_digest_is_of_all_that_is_loaded(copied):
+    before = bundle.digest(copied)
+    assert re.fullmatch("[0-9a-f]{64}", before)
+    (copied / "MODEL_CARD.md").write_text("Another.")
+    (copied / "notes").mkdir()
+    (copied / "notes" / "a.txt").write_text("new")
+    assert bundle.digest(copied) == before
+    loaded = [path for path in copied.rglob("*") if path.is_file() and path.parent.name != "notes"]
+    loaded = [path for path in loaded if path.name not in ("MODEL_CARD.md", "metrics.json")]
+    assert len(loaded) == 7
+    for path in [*loaded, copied / "saved_model" / "new"]:
+        content = path.read_bytes() if path.exists() else b""
+        path.write_bytes(content + b"x")
+        assert bundle.digest(copied) != before
+        path.write_bytes(content) if content else path.unlink()
+    assert bundle.digest(copied) == before
 
 
 def test_says_what_is_no_bundle(tmp_path):

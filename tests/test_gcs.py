@@ -211,6 +211,7 @@ def test_a_bundle_beside_markers_of_folders_is_fetched(bucket, tiny_bundle, tmp_
     for path in tiny_bundle.rglob("*"):
         if path.is_file():
             stores.replace(f"{uri}/{path.relative_to(tiny_bundle)}", path.read_bytes())
+    uri = f"{uri}@sha256:{bundle.digest(tiny_bundle)}"
     fetched = bundle_cache.fetched(uri, bundle_cache.described(uri).fingerprint)
     assert bundle.describe(fetched) == bundle.describe(tiny_bundle)
 

@@ -32,9 +32,9 @@ def changed(tiny_bundle, tmp_path):
 
 
 def signed(folder: Path) -> None:
-    """Gives a bundle the fingerprint of its files, as whoever made it can."""
+    """Gives a bundle the digest of its files, as whoever made it can."""
     path = folder / bundle.DESCRIPTION
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": bundle._fingerprint(folder)}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": bundle._digest_of_files(folder)}))
 
 
 def refused(folder: Path) -> str:

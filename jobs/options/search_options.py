@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> Any:
         "how to caption", "The defaults are those of the bundle in the package; another bundle has its own."
     )
     group.add_argument(
-        "--bundle", metavar="DIR", help="folder of a model bundle, local or gs:// (the bundle in the package)"
+        "--bundle",
+        metavar="DIR[@sha256:DIGEST]",
+        help="folder of a model bundle, local or, with its digest, gs:// (the bundle in the package)",
     )
     for name, (kind, text) in _SEARCH.items():
         _add(group, name, kind, f"{text} ({getattr(settings, name):g})")

@@ -45,9 +45,11 @@ def upload(files, folder):
 
 
 def upload_bundle(folder, uri):
+    """Uploads a bundle, and returns its URI with its digest."""
     for path in folder.rglob("*"):
         if path.is_file():
             stores.replace(f"{uri}/{path.relative_to(folder)}", path.read_bytes())
+    return f"{uri}@sha256:{bundle.digest(folder)}"
 
 
 def rows_of(output):
@@ -66,9 +68,9 @@ def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, caps
     upload(photos[:-2], f"{bucket}/photos")
     copy = f"{bucket}/photos/copy.jpg"
     stores.replace(copy, photos[0].read_bytes())
-    upload_bundle(tiny_bundle, f"{bucket}/models/tiny")
+    pinned = upload_bundle(tiny_bundle, f"{bucket}/models/tiny")
     arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out"]
-    arguments += ["--bundle", f"{bucket}/models/tiny", "--shard-size", "32"]
+    arguments += ["--bundle", pinned, "--shard-size", "32"]
     requests.clear()
     assert cli.main(arguments) == 0
     count = len(photos) - 1
@@ -90,8 +92,7 @@ def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, caps
     requests.clear()
     assert cli.main(arguments) == 0
     assert f"listed {count + 2} = skipped {count} + captioned 2 + failed 0" in capsys.readouterr().out
-    of_bundle = {path.partition("?")[0] for _, path in requests if "models%2Ftiny" in path}
-    assert {path.rpartition("%2F")[2] for path in of_bundle} == {"bundle.json"}
+    assert not [path for _, path in requests if "models%2Ftiny" in path]
 
     assert cli.main(["verify", f"{bucket}/out", "--input", f"{bucket}/photos"]) == 0
     assert cli.main(["compact", f"{bucket}/out"]) == 0
@@ -103,42 +104,43 @@ def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, caps
 
 
 def test_the_bundle_is_fetched_once_though_many_ask(bucket, tiny_bundle, requests):
-    upload_bundle(tiny_bundle, f"{bucket}/tiny")
+    pinned = upload_bundle(tiny_bundle, f"{bucket}/tiny")
     fingerprint = bundle.describe(tiny_bundle).fingerprint
     requests.clear()
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
-        asked = [processes.submit(bundle_cache.fetched, f"{bucket}/tiny", fingerprint) for _ in range(4)]
+        asked = [processes.submit(bundle_cache.fetched, pinned, fingerprint) for _ in range(4)]
         (folder,) = {future.result() for future in asked}
     assert bundle.describe(folder).fingerprint == fingerprint
     read = collections.Counter(path.partition("?")[0] for _, path in requests if "alt=media" in path)
-    assert len(read) == sum(path.is_file() for path in tiny_bundle.rglob("*")) and set(read.values()) == {1}
+    files = [path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()]
+    assert len(read) == len(list(filter(bundle.is_loaded, files))) and set(read.values()) == {1}
 
 
 def test_a_damaged_copy_of_the_bundle_is_fetched_again(bucket, tiny_bundle, tmp_path, requests):
-    upload_bundle(tiny_bundle, f"{bucket}/tiny")
+    pinned = upload_bundle(tiny_bundle, f"{bucket}/tiny")
     fingerprint = bundle.describe(tiny_bundle).fingerprint
-    assert bundle_cache.described(f"{bucket}/tiny").fingerprint == fingerprint
-    folder = bundle_cache.fetched(f"{bucket}/tiny", fingerprint)
+    assert bundle_cache.described(pinned).fingerprint == fingerprint
+    folder = bundle_cache.fetched(pinned, fingerprint)
     assert folder.is_relative_to(tmp_path / "cache")
     (folder / "vocabulary.txt").write_text("nonsense")
-    assert bundle_cache.fetched(f"{bucket}/tiny", fingerprint) == folder
+    assert bundle_cache.fetched(pinned, fingerprint) == folder
     assert bundle.describe(folder).fingerprint == fingerprint
     with pytest.raises(BeamscribeError, match="is not the one that the job was started with"):
-        bundle_cache.fetched(f"{bucket}/tiny", "0" * 16)
-    assert sorted(path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")) == [fingerprint]
+        bundle_cache.fetched(pinned, "0" * 16)
+    assert [path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")] == [folder.name]
     with pytest.raises(BeamscribeError, match="is not a model bundle"):
         bundle_cache.described(f"{bucket}/none")
     stores.replace(f"{bucket}/tiny/vocabulary.txt", b"nonsense")
     (folder / "vocabulary.txt").unlink()
-    with pytest.raises(BeamscribeError, match=f"the bundle {bucket}/tiny is damaged"):
-        bundle_cache.fetched(f"{bucket}/tiny", fingerprint)
+    with pytest.raises(BeamscribeError, match=f"{bucket}/tiny is not the bundle whose digest was given"):
+        bundle_cache.fetched(pinned, fingerprint)
 
 
 def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, fault, monkeypatch, capsys):
     monkeypatch.setattr(gcs, "TIMEOUT_SECONDS", 1.0)
     some = photos[:60]
     upload(some, f"{bucket}/photos")
-    upload_bundle(tiny_bundle, f"{bucket}/tiny")
+    pinned = upload_bundle(tiny_bundle, f"{bucket}/tiny")
     kinds = (503, "short", 429, "reset", 500, "stall 2", 502, "lost")
     faults = itertools.cycle(kinds)
     turn = itertools.count(1)
@@ -155,7 +157,7 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
 
     fault.append(decide)
     arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out", "--shard-size", "16"]
-    assert cli.main([*arguments, "--bundle", f"{bucket}/tiny"]) == 0
+    assert cli.main([*arguments, "--bundle", pinned]) == 0
     fault.clear()
     output = capsys.readouterr().out
     assert f"listed {len(some)} = skipped 0 + captioned {len(some)} + failed 0" in output
@@ -173,7 +175,7 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     retries.take()
     left = [503] * 3
     fault.append(lambda method, path: left.pop() if left and method == "GET" and "/o?" in path else None)
-    assert cli.main([*arguments, "--bundle", f"{bucket}/tiny"]) == 0
+    assert cli.main([*arguments, "--bundle", pinned]) == 0
     output = capsys.readouterr().out
     assert f"skipped {len(some)} + captioned 0" in output and "retried requests to stores: 3\n" in output
 
