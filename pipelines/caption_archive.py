@@ -58,6 +58,7 @@ class CaptionArchive(beam.PTransform):
                 options.deduplicate,
                 options.sources,
                 options.run_number,
+                options.output,
             )
             | "Reshuffle" >> beam.Reshuffle()
             | "OpenShard" >> beam.Map(open_shard).with_output_types(PhotoStream)

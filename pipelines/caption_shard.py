@@ -6,13 +6,14 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import pyarrow.parquet as pq
 
 from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.pipelines import captioning, counters, stores
 from beamscribe.pipelines.caption_options import CaptionOptions
-from beamscribe.pipelines.control import stopping
+from beamscribe.pipelines.control import stopping, unattended
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.inference import PhotoStream, ShardHandler
 from beamscribe.pipelines.output import frozen_plan, layout, rows
@@ -55,9 +56,15 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
         """
         shard = stream.shard
         if is_to_do(shard.index, self._options):
-            path = commit(self._captioned(shard, model), self._options)
+            with self._renewed():
+                path = commit(self._captioned(shard, model), self._options)
             if path is not None:
                 yield path
+
+    def _renewed(self) -> AbstractContextManager[None]:
+        """Renews the lease of a run that has no launcher for it."""
+        number = 0 if self._options.run_number else number_of(self._options)
+        return unattended.renewed(self._options.output, number)
 
     def _captioned(self, shard: Shard, model: CaptionModel) -> ShardResult:
         _LOGGER.info("process %d captions shard %d", os.getpid(), shard.index)

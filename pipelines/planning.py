@@ -14,6 +14,7 @@ from apache_beam.pvalue import AsIter
 from apache_beam.typehints.decorators import no_annotations
 
 from beamscribe.pipelines import duplicates, ledger
+from beamscribe.pipelines.control import unattended
 from beamscribe.pipelines.ledger import DoneRule, Why
 from beamscribe.pipelines.listing import Listed
 from beamscribe.pipelines.output import frozen_plan
@@ -97,7 +98,8 @@ class PlanShards(beam.PTransform):
       workers: number of workers to keep busy.
       deduplicate: whether photos with the same bytes are captioned once.
       options: how the inputs are listed and read.
-      run_number: number of the run.
+      run_number: number of the run; 0 for a run that takes its number when the plan is frozen.
+      output: the folder whose lease such a run takes then; empty for none.
     """
 
     folder: str
@@ -108,6 +110,7 @@ class PlanShards(beam.PTransform):
     deduplicate: bool = True
     options: ListOptions = ListOptions()
     run_number: int = 0
+    output: str = ""
 
     # Beam only knows type hints for a single input collection, and warns about a tuple of them.
     @no_annotations
@@ -299,10 +302,14 @@ def freeze(
     Raises:
       OSError: the store reported an error.
       DocumentError: the run's plan is damaged, or a newer version wrote it.
+      OutputInUse: another job holds the lease that the run needs.
     """
     existing = frozen_plan.read(settings.folder)
     if existing:
         return existing
+    number = settings.run_number
+    if not number and settings.output:
+        number = unattended.take(settings.output, settings.run)
     planned = sum(unit.photos for unit in units)
     listed = sum(part_listed for part_listed, _ in counts)
     ignored, inputs = Found.sum(found)
@@ -316,6 +323,6 @@ def freeze(
         ignored=ignored,
         inputs=inputs,
         shards=shards_of(units, photos_per_shard(planned, settings.shard_size, settings.workers)),
-        run_number=settings.run_number,
+        run_number=number,
     )
     return frozen_plan.write(settings.folder, plan)

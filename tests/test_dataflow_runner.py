@@ -9,13 +9,16 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, WorkerOptions
 
+import beamscribe
 from beamscribe.jobs import cli
 from beamscribe.jobs.runners import beam_runner, dataflow_runner
 from beamscribe.model import bundle
 from beamscribe.model.caption_settings import CaptionSettings
-from beamscribe.model.errors import InputError, RunError
+from beamscribe.model.errors import InputError, OutputInUse, RunError
+from beamscribe.pipelines import control
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
+from beamscribe.pipelines.control import lease
 from beamscribe.pipelines.output.run_documents import BundleName
 from tests import made
 
@@ -145,6 +148,41 @@ def test_a_job_without_a_launcher_keeps_its_own_account(unattended, tmp_path):
     assert (report["listed"], report["captioned"], report["balanced"]) == (3, 3, True)
     assert json.loads((folder / "config.json").read_text())["run"] == JOB.run
     assert (folder / "_SUCCESS").exists() and (folder / "report.html").exists()
+
+
+def test_a_template_takes_its_number_with_its_plan_and_renews_its_lease(unattended, tmp_path):
+    output = str(tmp_path / "out")
+    with lease.hold(output, "me"):
+        pass
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | unattended
+    assert json.loads((tmp_path / "out" / "runs" / JOB.run / "plan.json").read_text())["run_number"] == 2
+    assert set(beamscribe.read(output)["run_number"].to_pylist()) == {2}
+    assert (tmp_path / "out" / "leases" / "00000002.beat").exists()
+    # It has given the lease back.
+    with lease.hold(output, "me") as held:
+        assert held.number == 3
+    assert not (tmp_path / "out" / "runs" / JOB.run / "closed.json").exists()
+
+
+def test_a_template_does_not_begin_where_another_job_writes(unattended, tmp_path):
+    with (
+        lease.hold(str(tmp_path / "out"), "the other job"),
+        pytest.raises(Exception, match="is in use: the other job"),
+        beam.Pipeline(runner="FnApiRunner") as pipeline,
+    ):
+        pipeline | unattended
+    assert not (tmp_path / "out" / "runs" / JOB.run / "plan.json").exists()
+
+
+def test_an_attempt_that_comes_again_keeps_the_number(tmp_path):
+    output = str(tmp_path)
+    assert control.unattended.take(output, "x") == control.unattended.take(output, "x") == 1
+    control.unattended.release(output, "y")
+    with pytest.raises(OutputInUse), lease.hold(output, "me"):
+        pass
+    control.unattended.release(output, "x")
+    assert control.unattended.take(output, "x") == 2
 
 
 def test_such_a_job_fails_where_a_photo_has_no_row(unattended, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from beamscribe.model.errors import InputError, Stopped
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.caption_archive import CaptionArchive
 from beamscribe.pipelines.caption_options import CaptionOptions
-from beamscribe.pipelines.control import stopping, verdict
+from beamscribe.pipelines.control import stopping, unattended, verdict
 from beamscribe.pipelines.output import layout, report
 from beamscribe.pipelines.output.run_documents import Config
 from beamscribe.pipelines.stores import retries
@@ -223,5 +223,6 @@ def write_report(config: Config) -> None:
     request = stopping.request(layout.run_folder(config.output, config.run))
     error = verdict.error_of(result, request, allow_empty=config.allow_empty)
     report.write(result, config.output, success=error is None)
+    unattended.release(config.output, config.run)
     if error and not isinstance(error, Stopped):
         raise error

@@ -123,13 +123,13 @@ def hold(
     """
     stores.check_exclusive(output)
     folder = layout.leases_folder(output)
-    number = _acquire(folder, Holder.myself(purpose, job), is_running, run)
+    number = acquire(folder, Holder.myself(purpose, job), is_running, run)
     ended = threading.Event()
     heartbeat = Heartbeat(number, folder)
     beating = threading.Thread(target=_beat, args=(folder, number, ended, lost, heartbeat), name="lease", daemon=True)
     beating.start()
     try:
-        _close_earlier(folder, heartbeat)
+        close_earlier(folder, heartbeat)
         yield heartbeat
     finally:
         ended.set()
@@ -164,7 +164,8 @@ def holder_of(output: str, is_running: IsRunning = lambda _: False) -> Holder | 
     return _latest_holder(layout.leases_folder(output), is_running)[1]
 
 
-def _acquire(folder: str, myself: Holder, is_running: IsRunning, run: str) -> int:
+def acquire(folder: str, myself: Holder, is_running: IsRunning, run: str = "") -> int:
+    """Takes the next lease, and returns its number; arguments and errors are those of `hold`."""
     while True:
         number, holder = _latest_holder(folder, is_running)
         if holder:
@@ -177,7 +178,7 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning, run: str) -> in
         path = layout.lease_file(folder, number, "json")
         if layout.lease_number(path) is None:
             raise BeamscribeError(f"{folder} is damaged: a lease or a run has the number {number - 1}; delete it")
-        named = myself.model_copy(update={"run": layout.numbered(run, number) if run else ""})
+        named = myself.model_copy(update={"run": layout.numbered(run, number)} if run else {})
         if stores.create(path, named.to_json()):
             if layout.latest_lease(folder) > number:
                 # Meanwhile a job took and released this number, and the holder of the next one deleted the old files.
@@ -186,7 +187,7 @@ def _acquire(folder: str, myself: Holder, is_running: IsRunning, run: str) -> in
             return number
 
 
-def _close_earlier(folder: str, heartbeat: "Heartbeat") -> None:
+def close_earlier(folder: str, heartbeat: "Heartbeat", own: str = "") -> None:
     """Closes the runs of earlier leases; only then deletes the leases, which may be all that names those runs."""
     holders = {}
     for path in stores.within(folder, "*.json"):
@@ -201,7 +202,7 @@ def _close_earlier(folder: str, heartbeat: "Heartbeat") -> None:
         # A compaction that is over needs no closing: only itself knows the places that it writes to.
         if holder.run and not (is_over and layout.is_compaction(holder.run)):
             holders[holder.run] = is_over
-    closing.close_earlier(stores.folder_of(folder), heartbeat.number, holders, heartbeat.is_held)
+    closing.close_earlier(stores.folder_of(folder), heartbeat.number, holders, heartbeat.is_held, own)
     _clean_up(folder, heartbeat.number - 1)
 
 
@@ -215,14 +216,14 @@ def _latest_holder(folder: str, is_running: IsRunning) -> tuple[int, Holder | No
     while True:
         number = layout.latest_lease(folder)
         try:
-            holder = _holder(folder, number)
+            holder = holder_named(folder, number)
             return number, holder if holder and _lives(folder, number, holder, is_running) else None
         except FileNotFoundError:
             # Another job has just taken the next lease and deleted the old files.
             continue
 
 
-def _holder(folder: str, number: int) -> Holder | None:
+def holder_named(folder: str, number: int) -> Holder | None:
     """The job that took a lease; None if there is none, or it released the lease.
 
     Raises:
@@ -247,7 +248,7 @@ def _lives(folder: str, number: int, holder: Holder, is_running: IsRunning) -> b
         end = time.monotonic() + DEAD_SECONDS
         while time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
-            if _holder(folder, number) is None:
+            if holder_named(folder, number) is None:
                 return False
             if (count := _count(folder, number)) is not None and before is not None and count != before:
                 return True
@@ -353,7 +354,7 @@ def _tell(lost: Callable[[str], None], reason: str) -> None:
 def _taker(folder: str, number: int) -> str:
     """The job that took a lease, for users; it may have ended already, or be one of a newer version."""
     try:
-        holder = _holder(folder, number)
+        holder = holder_named(folder, number)
     except (OSError, BeamscribeError):
         holder = None
     return str(holder or "another job")
