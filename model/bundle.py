@@ -4,8 +4,11 @@ Imports no TensorFlow: `beamscribe.model.saved_model` writes the model inside, a
 `beamscribe.model.captioners.exported_model` captions with it.
 """
 
+import fcntl
 import hashlib
 import json
+import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -164,6 +167,8 @@ def _fingerprint(recipe: str, networks: Sequence[Any], vocabulary: bytes) -> str
 class BundleWriter:
     """Writes a bundle beside its place, and moves it there when it is whole.
 
+    What a process that was killed has left there is deleted by the next one that writes a bundle to this place.
+
     Attributes:
       path: the folder in which the bundle is written.
 
@@ -177,18 +182,33 @@ class BundleWriter:
     def __init__(self, folder: Path):
         self._folder = folder
         self.path = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+        self._lock = -1
 
     def __enter__(self) -> Self:
         if self._folder.exists():
             raise InputError(f"{self._folder} is there already; delete it or choose another place for the bundle")
+        self._clean_up()
         self.path.mkdir(parents=True)
+        self._lock = _locked(self.path)
         return self
 
     def __exit__(self, error: Any, *_: object) -> None:
-        if error is None:
-            self.path.rename(self._folder)
-        else:
-            shutil.rmtree(self.path)
+        try:
+            if error is None:
+                self.path.rename(self._folder)
+            else:
+                shutil.rmtree(self.path)
+        finally:
+            if self._lock >= 0:
+                os.close(self._lock)
+
+    def _clean_up(self) -> None:
+        others = re.compile(rf"\.{re.escape(self._folder.name)}\.[0-9a-f]{{32}}")
+        parent = self._folder.parent
+        for path in parent.iterdir() if parent.is_dir() else ():
+            if others.fullmatch(path.name) and (lock := _locked(path)) >= 0:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
 
     def add_model(
         self, recipe: Recipe, encoder: Any, decoder: Any, vocabulary: Vocabulary, fingerprint: str | None = None
@@ -225,3 +245,19 @@ class BundleWriter:
         """Writes how well the model does, and its card."""
         (self.path / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         (self.path / CARD).write_text(card, encoding="utf-8")
+
+
+def _locked(folder: Path) -> int:
+    """Locks a folder for as long as this process lives.
+
+    Returns:
+      A descriptor, which ends the lock when it is closed; -1 where another process has the lock, or where a filesystem
+      has none.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return -1
+    return descriptor

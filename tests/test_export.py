@@ -436,6 +436,19 @@ def test_the_fingerprint_is_of_weights_recipe_and_vocabulary_and_not_of_the_expo
     assert len({again, other, named, written(tmp_path / "weights", **parts)}) == 4
 
 
+def test_what_a_process_has_left_that_was_killed_while_it_wrote_goes_with_the_next(tmp_path):
+    place = tmp_path / "new"
+    (tmp_path / f".new.{'a' * 32}" / "saved_model").mkdir(parents=True)
+    others = [tmp_path / ".new.notes", tmp_path / f".newer.{'a' * 32}", tmp_path / f"new.{'a' * 32}"]
+    for other in others:
+        other.mkdir()
+    with BundleWriter(place) as busy:
+        with BundleWriter(place) as writer:
+            assert {*tmp_path.iterdir()} == {*others, busy.path, writer.path}
+        shutil.rmtree(place)
+    assert {*tmp_path.iterdir()} == {*others, place}
+
+
 def test_the_bundled_model_has_the_fingerprint_of_the_rows_of_earlier_versions():
     assert bundle.describe(bundle.DEFAULT).fingerprint == "4949407f1413234b"
 
