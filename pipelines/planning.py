@@ -27,6 +27,8 @@ from beamscribe.pipelines.sources.base import ListOptions
 SHARDS_PER_WORKER = 8
 # Smaller shards would only make the model's batches smaller.
 SMALLEST_SHARD = 32
+# Kinds of ignored files that are told apart: a folder may hold thousands, such as `.0`, `.1` and so on.
+MOST_KINDS = 10
 
 
 class New(NamedTuple):
@@ -75,13 +77,26 @@ class Found(NamedTuple):
 
     @classmethod
     def sum(cls, parts: "Iterable[Found]") -> tuple[dict[str, int], dict[str, int]]:
-        """Adds up parts: ignored files by kind, most frequent first, and photos by input."""
+        """Adds up parts: ignored files by kind, most frequent first, as `most_frequent` says, and photos by input."""
         ignored: collections.Counter[str] = collections.Counter()
         inputs: dict[str, int] = collections.defaultdict(int)
         for part in parts:
             ignored.update(part.ignored)
             inputs[part.input] += part.photos
-        return dict(ignored.most_common()), dict(sorted(inputs.items()))
+        return most_frequent(ignored), dict(sorted(inputs.items()))
+
+
+def most_frequent(kinds: Mapping[str, int]) -> dict[str, int]:
+    """The most frequent kinds of files with their numbers, and the number of files of all other kinds together.
+
+    Args:
+      kinds: number of files by kind.
+    """
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    shown, others = ordered[:MOST_KINDS], ordered[MOST_KINDS:]
+    if len(others) < 2:
+        return dict(ordered)
+    return dict(shown) | {f"of {len(others):,} other kinds": sum(count for _, count in others)}
 
 
 @dataclasses.dataclass

@@ -180,3 +180,12 @@ def test_references_survive_their_file(tmp_path):
     failed = members("/a.tar", 1)[0]._replace(failure=Failure(Stage.LIST, ErrorCode.CORRUPT, "why"), sha256="ab")
     unit = frozen_plan.write_unit(str(tmp_path), "", 0, [failed, *refs_of(1)])
     assert frozen_plan.read_shard(PlannedShard(0, 2, (unit.path,))).photos == (failed, *refs_of(1))
+
+
+def test_many_kinds_of_ignored_files_are_told_in_few_words():
+    some = {f".{number}": 1 for number in range(5000)} | {".txt": 7, "": 3}
+    kinds = planning.most_frequent(some)
+    assert list(kinds)[:3] == [".txt", "", ".0"] and len(kinds) == 11
+    assert kinds["of 4,992 other kinds"] == 4992 and sum(kinds.values()) == sum(some.values())
+    eleven = {f".{number}": 1 for number in range(11)}
+    assert planning.most_frequent(eleven) == dict(sorted(eleven.items()))
