@@ -262,7 +262,9 @@ def version_of(schema: pa.Schema) -> int:
 
 def retries_of(table: pa.Table) -> int:
     """The number of retries in the metadata of a table that `caption_table` made."""
-    return int((table.schema.metadata or {}).get(_RETRIES, b"0"))
+    said = (table.schema.metadata or {}).get(_RETRIES, b"0")
+    # Nothing depends on it, so a number that is none of ours counts as 0.
+    return int(said) if said.isdigit() and len(said) < 10 else 0
 
 
 def photo_table(photos: Sequence[PhotoRef]) -> pa.Table:

@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import psutil
+import pydantic
 
 from beamscribe.model.documents import DamagedDocumentError, Document
 from beamscribe.model.errors import BeamscribeError, OutputInUse, one_line
@@ -52,8 +54,8 @@ class Holder(Document):
     purpose: str
     host: str
     machine: str
-    pid: int
-    started: float
+    pid: Annotated[int, pydantic.Field(gt=0, lt=2**31)]
+    started: pydantic.FiniteFloat
     job: dict[str, str] | None = None
     run: str = ""
 

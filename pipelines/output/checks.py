@@ -10,9 +10,19 @@ import pyarrow as pa
 from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.output import compaction, current, digests, frozen_plan, layout, report, row_index
+from beamscribe.pipelines.output import (
+    compaction,
+    current,
+    digests,
+    folding,
+    frozen_plan,
+    layout,
+    report,
+    row_index,
+    rows,
+)
 from beamscribe.pipelines.output.row_index import FileContent, RowIndex
-from beamscribe.pipelines.output.run_documents import Compaction, Config, Report
+from beamscribe.pipelines.output.run_documents import Compaction, Config, Report, document_kinds
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef
 
 # The maximum number of photos that are named per kind of finding; others are only counted.
@@ -88,6 +98,9 @@ def verify(output: str, listing: Iterable[PhotoRef] | None = None) -> Result:
     for record in compaction.live(records):
         findings.extend(_check_compaction(output, record, by_run.get(record.run, set()), files))
 
+    named = {finding.subject for finding in findings}
+    findings.extend(finding for finding in _documents(output) if finding.subject not in named)
+
     notes = [
         *_unfinished(by_run.keys() - folded - finished - {record.run for record in records}),
         *_copies(table),
@@ -106,6 +119,16 @@ def _read_records(output: str, findings: list[Finding]) -> list[Compaction]:
         except (OSError, DamagedDocumentError) as error:
             findings.append(Finding(path, _problem(error), "restore it from a backup"))
     return records
+
+
+def _documents(output: str) -> Iterator[Finding]:
+    """Finds the JSON files of runs that are damaged."""
+    for name, kind in document_kinds().items():
+        for path in layout.run_files(output, name):
+            try:
+                kind.from_json(stores.read(path), path)
+            except (OSError, DamagedDocumentError) as error:
+                yield Finding(path, _problem(error), _HISTORY)
 
 
 def _twice_in_a_run(table: RowIndex) -> Iterator[Finding]:
@@ -229,7 +252,16 @@ def _problem(error: Exception) -> str:
 def _check_compaction(
     output: str, record: Compaction, paths: Set[str], files: Mapping[str, FileContent]
 ) -> Iterator[Finding]:
-    """Compares the files of a compaction with its record."""
+    """Compares the files of a compaction with its record, and with the old files that are left."""
+    sources = {stores.join(output, file.file) for file in record.sources}
+    try:
+        problem = folding.not_folded(output, record, sorted(sources & files.keys()))
+    except (OSError, rows.UnreadableFileError):
+        # The damaged file has a finding of its own.
+        problem = None
+    if problem:
+        path = layout.run_file(output, record.run, layout.COMPACTION)
+        yield Finding(path, f"does not fit the files that it names as new: {problem}", "delete it")
     results = {stores.join(output, file.file): file for file in record.results}
     yield from _compare_files({path: file.rows for path, file in results.items()}, paths, files)
     for path, file in results.items():

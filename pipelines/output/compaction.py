@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import BeamscribeError, OutputInUse, one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import copies, current, digests, folding, layout, places, report, rows
@@ -119,7 +120,13 @@ def read_record(path: str) -> Compaction:
       OSError: the store reported an error.
       DocumentError: the record is damaged, or a newer version wrote it.
     """
-    return Compaction.from_json(stores.read(path), path)
+    record = Compaction.from_json(stores.read(path), path)
+    if record.run != layout.run_of_file(path):
+        raise DamagedDocumentError(path, f"is damaged: it is of run {record.run}, not of its own", record.REMEDY)
+    for file in (*record.sources, *record.results):
+        if not layout.is_shard_name(file.file):
+            raise DamagedDocumentError(path, f"is damaged: {file.file} is no shard file", record.REMEDY)
+    return record
 
 
 def live(known: Sequence[Compaction]) -> list[Compaction]:

@@ -9,10 +9,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beamscribe.model.errors import one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.output.rows import UnreadableFileError
 from beamscribe.pipelines.output.run_documents import Plan, PlannedShard
 from beamscribe.pipelines.photos import PhotoRef, Shard, photo_table, photos_of
 
@@ -100,9 +103,9 @@ def write_unit(folder: str, container: str, first: int, photos: Sequence[PhotoRe
       photos: photos of the unit, in the order in which they are read.
     """
     buffer = io.BytesIO()
-    pq.write_table(photo_table(photos), buffer)
+    pq.write_table(photo_table(photos), buffer, write_page_checksum=True)
     data = buffer.getvalue()
-    path = layout.photos_file(folder, hashlib.blake2b(data, digest_size=16).hexdigest())
+    path = layout.photos_file(folder, _digest(data))
     stores.create(path, data)
     return Unit(container, first, len(photos), sum(bool(ref.same_as) for ref in photos), path)
 
@@ -112,6 +115,26 @@ def read_shard(planned: PlannedShard) -> Shard:
 
     Raises:
       OSError: the store reported an error.
+      UnreadableFileError: a file of the plan is damaged.
     """
-    tables = (pq.read_table(io.BytesIO(stores.read(path))) for path in planned.paths)
-    return Shard(planned.index, tuple(itertools.chain.from_iterable(map(photos_of, tables))))
+    return Shard(planned.index, tuple(itertools.chain.from_iterable(map(_read_photos, planned.paths))))
+
+
+def _read_photos(path: str) -> tuple[PhotoRef, ...]:
+    data = stores.read(path)
+    # Only files of this name are written, so the name tells whether any byte has changed.
+    if path != layout.photos_file(stores.folder_of(stores.folder_of(path)), _digest(data)):
+        raise _damaged(path, "it holds other bytes than those that were written")
+    try:
+        return photos_of(pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read())
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, one_line(error)) from error
+
+
+def _damaged(path: str, reason: str) -> UnreadableFileError:
+    problem = f"{path} is damaged ({reason})"
+    return UnreadableFileError(f"{problem}; run `beamscribe caption` again, which makes another plan", problem)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -29,6 +29,7 @@ CLOSED = "closed.json"
 _COMPACTED = "-compacted"
 
 _SHARD = re.compile(r"shard-(\d+)\.")
+_SHARD_NAME = re.compile(r"captions/run=(?!\.\.?/)[^/]+/shard-[0-9]+\.parquet")
 _RUN = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 # More digits would be no number of ours: they would not fit in a column.
 _NUMBERED = re.compile("r([0-9]{8,15})-")
@@ -141,9 +142,14 @@ def run_of(path: str) -> str:
 
 
 def index_of(path: str) -> int:
-    """The number of a shard file."""
+    """The number of a shard file; -1 for a file of another name."""
     found = _SHARD.match(path.rpartition("/")[2])
-    return int(found[1]) if found else 0
+    return int(found[1]) if found else -1
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a path relative to the output folder is that of a committed shard."""
+    return bool(_SHARD_NAME.fullmatch(name))
 
 
 def copy_of(output: str, path: str, format: str) -> str:

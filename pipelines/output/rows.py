@@ -112,7 +112,16 @@ class ShardFile:
                 table = table.append_column(name, pa.nulls(len(table), kind))
         if missing := set(names) - set(table.column_names):
             raise pa.ArrowInvalid(f"the column {min(missing)} is missing")
-        return table.select(names)
+        table = table.select(names)
+        for name in names:
+            wanted, column = photos.CAPTION_SCHEMA.field(name), table[name]
+            if column.type != wanted.type:
+                raise pa.ArrowInvalid(f"the column {name} holds {column.type}, not {wanted.type}")
+            if column.null_count and not wanted.nullable:
+                raise pa.ArrowInvalid(f"the column {name} lacks values")
+        # Among others, that texts are UTF-8.
+        table.validate(full=True)
+        return table
 
 
 @contextlib.contextmanager

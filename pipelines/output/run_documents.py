@@ -11,11 +11,12 @@ from typing import Annotated, ClassVar
 import pydantic
 
 from beamscribe.model.documents import Document
+from beamscribe.pipelines.output import layout
 
 _CAPTIONS_STAND = "restore it from a backup; the captions do not depend on it"
 
 # Times are written in ISO 8601, with the time zone as a numeric offset.
-Time = Annotated[datetime.datetime, pydantic.PlainSerializer(datetime.datetime.isoformat, when_used="json")]
+Time = Annotated[pydantic.AwareDatetime, pydantic.PlainSerializer(datetime.datetime.isoformat, when_used="json")]
 
 
 # A whole number that is not negative, and fits in a column of 64 bits.
@@ -68,8 +69,8 @@ class Config(Document):
 class PlannedShard:
     """A shard of the plan: its number, the number of its photos, and the files that list them."""
 
-    index: int
-    photos: int
+    index: Number
+    photos: Number
     paths: tuple[str, ...]
 
 
@@ -93,13 +94,13 @@ class Plan(Document):
     REMEDY: ClassVar[str] = _CAPTIONS_STAND
 
     run: str
-    listed: int
-    skipped: int
-    planned: int
-    duplicates: int
-    outdated: int
-    ignored: dict[str, int]
-    inputs: dict[str, int] = pydantic.Field(default_factory=dict)
+    listed: Number
+    skipped: Number
+    planned: Number
+    duplicates: Number
+    outdated: Number
+    ignored: dict[str, Number]
+    inputs: dict[str, Number] = pydantic.Field(default_factory=dict)
     shards: tuple[PlannedShard, ...]
     run_number: Number = 0
     closed_by: Number | None = None
@@ -176,18 +177,18 @@ class Report(Document):
     version: str
     started_at: Time
     finished_at: Time
-    seconds: float
-    listed: int
-    skipped: int
-    outdated: int
-    duplicates: int
-    ignored: dict[str, int]
+    seconds: pydantic.FiniteFloat
+    listed: Number
+    skipped: Number
+    outdated: Number
+    duplicates: Number
+    ignored: dict[str, Number]
     empty_inputs: tuple[str, ...] = ()
-    captioned: int
-    failed: int
-    photos_per_second: float
-    retries: int
-    failures: dict[str, int]
+    captioned: Number
+    failed: Number
+    photos_per_second: pydantic.FiniteFloat
+    retries: Number
+    failures: dict[str, Number]
     examples: tuple[Example, ...]
     samples: tuple[Sample, ...]
     missing: tuple[str, ...]
@@ -200,8 +201,8 @@ class FileRecord:
     """A shard file: its path in the output folder, its rows and bytes, and its rows' digest total, hexadecimal."""
 
     file: str
-    rows: int
-    bytes: int
+    rows: Number
+    bytes: Number
     digest: str
 
 
@@ -221,7 +222,7 @@ class Compaction(Document):
     run: str
     written_at: Time
     runs: tuple[str, ...]
-    rows: int
+    rows: Number
     digest: str
     sources: tuple[FileRecord, ...]
     results: tuple[FileRecord, ...]
@@ -257,3 +258,14 @@ class StopRequest(Document):
 
     reason: str
     cause: StopCause = StopCause.ASKED
+
+
+def document_kinds() -> dict[str, type[Document]]:
+    """The JSON files of a run by name, but for that of a compaction, and their forms."""
+    return {
+        layout.CONFIG: Config,
+        layout.PLAN: Plan,
+        layout.REPORT: Report,
+        layout.STOP: StopRequest,
+        layout.CLOSED: Closing,
+    }
