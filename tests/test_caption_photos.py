@@ -54,7 +54,8 @@ def comparable(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows in the order of their photos, without what differs from run to run."""
     found = sorted(rows, key=lambda row: row["photo"])
     for row in found:
-        del row["written_at"]
+        for name in ("written_at", "attempts", "run_number"):
+            del row[name]
         for scored in (row, *row["alternatives"]):
             scored["score"] = scored["score"] and pytest.approx(scored["score"], abs=1e-5)
     return found

@@ -4,8 +4,10 @@ import pytest
 
 from beamscribe.model.documents import NewerDocumentError
 from beamscribe.pipelines.control import history, stopping
+from beamscribe.pipelines.output import frozen_plan
 from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.output.run_documents import BundleName, Config, StopCause, StopRequest
+from tests import made
 
 
 def test_only_what_has_no_launcher_any_more_is_stopped(tmp_path):
@@ -23,7 +25,7 @@ def test_only_what_has_no_launcher_any_more_is_stopped(tmp_path):
     }
 
 
-def test_a_run_goes_on_with_one_that_had_the_same_limits(tmp_path):
+def test_a_run_goes_on_with_one_that_had_the_same_limits(tmp_path, caplog):
     config = Config(
         run="1",
         output=str(tmp_path),
@@ -41,11 +43,17 @@ def test_a_run_goes_on_with_one_that_had_the_same_limits(tmp_path):
     path.write_bytes(config.to_json())
     later = config.model_copy(update={"run": "2", "started_at": datetime.datetime.now(datetime.UTC)})
     assert history.unfinished_since(later) == Since(0, config.started_at)
+    # A template's run has its number in its plan alone, and others in their configuration.
+    frozen_plan.write(str(path.parent), made.plan(run="1", run_number=5))
+    assert history.unfinished_since(later) == Since(5, config.started_at)
+    path.write_bytes(config.model_copy(update={"run_number": 4}).to_json())
+    assert history.unfinished_since(later) == Since(4, config.started_at)
     # What failed may not fail with more, or with another version.
     for change in ({"max_pixels": 20}, {"version": "2"}, {"recaption": ()}):
         assert history.unfinished_since(later.model_copy(update=change)) is None
     path.write_text("{")
     assert history.unfinished_since(later) is None
+    assert f"since its configuration can't be read: {path} is damaged" in caplog.text
     path.write_bytes(config.to_json().replace(b'"format_version": 1', b'"format_version": 2'))
     with pytest.raises(NewerDocumentError, match="was written by a newer version of Beamscribe"):
         history.unfinished_since(later)

@@ -7,7 +7,7 @@ from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import stopping
-from beamscribe.pipelines.output import layout, report
+from beamscribe.pipelines.output import frozen_plan, layout, report
 from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.output.run_documents import Config, StopCause
 
@@ -41,8 +41,17 @@ def unfinished_since(config: Config) -> Since | None:
         alike = all(getattr(earlier, name) == getattr(config, name) for name in _ALIKE)
         if not alike or report.finished_runs(config.output, layout.run_of_file(path)):
             break
-        since = Since(earlier.run_number, earlier.started_at)
+        since = Since(earlier.run_number or _planned_number(config.output, path), earlier.started_at)
     return since
+
+
+def _planned_number(output: str, path: str) -> int:
+    """The number of a template's run, which its plan alone has; 0 for a run of an earlier version."""
+    try:
+        plan = frozen_plan.read(layout.run_folder(output, layout.run_of_file(path)))
+    except DamagedDocumentError:
+        return 0
+    return plan.run_number if plan else 0
 
 
 def stop_earlier(
