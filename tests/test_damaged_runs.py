@@ -67,7 +67,7 @@ def test_verify_names_each_damaged_document(tmp_path, name, capsys):
     assert [finding.subject for finding in checks.verify(str(tmp_path)).findings] == [str(path)]
 
 
-def test_a_lease_of_any_content_holds_nobody_up(tmp_path, monkeypatch):
+def test_a_lease_of_any_content_holds_nobody_up_and_is_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lease, "DEAD_SECONDS", 0.1)
     content = json.loads(Holder.myself("x").to_json())
     path = tmp_path / "leases" / "00000001.json"
@@ -76,8 +76,14 @@ def test_a_lease_of_any_content_holds_nobody_up(tmp_path, monkeypatch):
             shutil.rmtree(tmp_path / "leases", ignore_errors=True)
             # Of a process that has ended.
             stores.replace(str(path), json.dumps(content | {"pid": 2**22 + 1, field: wrong}).encode())
+            caplog.clear()
             with lease.hold(str(tmp_path), "me"):
                 pass
+            try:
+                Holder.from_json(json.dumps(content | {field: wrong}).encode(), "x")
+            except DocumentError:
+                assert f"{path} is damaged: {field}" in caplog.text
+            assert "Traceback" not in caplog.text
 
 
 def test_a_damaged_file_of_a_plan_is_named(tmp_path):

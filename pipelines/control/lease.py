@@ -198,7 +198,10 @@ def close_earlier(folder: str, heartbeat: "Heartbeat", own: str = "") -> None:
             continue
         try:
             holder = Holder.from_json(stores.read(path), path)
-        except (FileNotFoundError, DamagedDocumentError):
+        except FileNotFoundError:
+            continue
+        except DamagedDocumentError as error:
+            _LOGGER.warning("a lease is taken for one that has ended, and deleted: %s %s", path, error.problem)
             continue
         is_over = stores.exists(layout.lease_file(folder, earlier, "released")) or _is_over(holder)
         # A compaction that is over needs no closing: only itself knows the places that it writes to.
