@@ -410,3 +410,14 @@ def test_digests_tell_rows_apart():
     assert digests.add(digests.total(found[:4]), digests.total(found[4:])) == digests.total(found[::-1].copy())
     nulls = table.set_column(8, CAPTION_SCHEMA.field("alternatives"), pa.nulls(len(table), CAPTION_SCHEMA.types[8]))
     assert digests.of_rows(nulls)[0] != found[0]
+
+
+def test_a_photo_that_is_as_it_was_before_its_current_row_has_changed(tmp_path):
+    for number, etag in ((1, "1"), (2, "2")):
+        made = dataclasses.replace(row("/p/a.jpg"), etag=etag, run_number=number)
+        path = tmp_path / "captions" / f"run={number}" / "shard-00000.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(caption_table([made]), path)
+    assert checks.verify(str(tmp_path), [PhotoRef("/p/a.jpg", "2")]).findings == []
+    (finding,) = checks.verify(str(tmp_path), [PhotoRef("/p/a.jpg", "1")]).findings
+    assert finding.problem == "changed after its row was written"
