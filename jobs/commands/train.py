@@ -57,6 +57,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         words = len(trainer.vocabulary.written())
         writer.add_metrics(figures, card.render(chosen, data, validation, words, figures))
     print(f"bundle {options.output}: validation CIDEr {figures['cider']:.1f} ({figures['scorer']})")
+    print(f"digest sha256:{bundle.digest(options.output)}: who loads it from a bucket gives gs://…@sha256:…")
     print(f"you can delete the checkpoints in {folder}")
     return 0
 

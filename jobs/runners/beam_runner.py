@@ -26,7 +26,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState, create_runner
 
-from beamscribe.jobs.runners import beam_internals, flink_runner, worker_internals, worker_process
+from beamscribe.jobs.runners import beam_internals, flink_runner, scratch, worker_internals, worker_process
 from beamscribe.model.errors import BeamscribeError, InputError, nearest, one_line
 from beamscribe.pipelines import failures
 from beamscribe.pipelines.images import starting
@@ -136,11 +136,11 @@ def run(job: beam.PTransform, options: PipelineOptions, interrupted: Callable[[]
     """
 
     def run_to_the_end(died: Callable[[str], None]) -> None:
-        _started(job, options, died).wait_until_finish()
+        _started(job, options, folder, died).wait_until_finish()
 
     failures.forget()
     runner: Any = options.view_as(StandardOptions).runner
-    with _safe_path(options), _job_server_ends_too(options), beam_internals.steps_tell_once(type(job).__name__):
+    with _safe_path(options), _temporary_folder(options) as folder, beam_internals.steps_tell_once(type(job).__name__):
         if runner == DEFAULT_RUNNER:
             _run_in_thread(run_to_the_end, interrupted)
         else:
@@ -195,8 +195,8 @@ def submit(job: beam.PTransform, options: PipelineOptions, is_running: Callable[
       options: Beam's.
       is_running: asks the runner whether it has the job.
     """
-    with _safe_path(options), _job_server_ends_too(options):
-        result = _started(job, options, lambda _: None)
+    with _safe_path(options), _temporary_folder(options) as folder:
+        result = _started(job, options, folder, lambda _: None)
         # Dataflow has the job by now. Flink's job server, which ends with this process, passes it on in its own time.
         runner: Any = options.view_as(StandardOptions).runner
         while runner != "DataflowRunner" and not is_running():
@@ -206,8 +206,13 @@ def submit(job: beam.PTransform, options: PipelineOptions, is_running: Callable[
             time.sleep(_POLL_SECONDS)
 
 
-def _started(job: beam.PTransform, options: PipelineOptions, died: Callable[[str], None]) -> PipelineResult:
+def _started(
+    job: beam.PTransform, options: PipelineOptions, folder: str, died: Callable[[str], None]
+) -> PipelineResult:
     pipeline = beam.Pipeline(runner=_runner(options, died), options=options)
+    # Beam's own folder would stay where this process is killed.
+    os.rmdir(pipeline.local_tempdir)
+    pipeline.local_tempdir = tempfile.mkdtemp(dir=folder)
     pipeline | type(job).__name__ >> job
     handler = signal.getsignal(signal.SIGINT)
     result = pipeline.run()
@@ -227,18 +232,21 @@ def _safe_path(options: PipelineOptions) -> contextlib.AbstractContextManager[No
 
 
 @contextlib.contextmanager
-def _job_server_ends_too(options: PipelineOptions) -> Iterator[None]:
-    """Has Prism, or Flink's job server, started by a script that ties it to this process, should that be killed."""
+def _temporary_folder(options: PipelineOptions) -> Iterator[str]:
+    """A temporary folder for a job.
+
+    It has the script by which Prism, or Flink's job server, is started: it ties the server to this process.
+    """
     runner: Any = options.view_as(StandardOptions).runner
     prism: Any = options.view_as(PrismRunnerOptions)
     server: Any = options.view_as(JobServerOptions)
     binary = prism.prism_location
-    with tempfile.TemporaryDirectory(prefix="beamscribe-") as folder:
+    with scratch.folder() as folder:
         if runner == "PrismRunner" and binary and os.path.isfile(binary) and not zipfile.is_zipfile(binary):
             prism.prism_location = _script(folder, "prism", os.path.abspath(binary))
         if runner == "FlinkRunner":
             server.job_server_java_launcher = _script(folder, "java", server.job_server_java_launcher)
-        yield
+        yield folder
 
 
 def _script(folder: str, name: str, program: str) -> str:
