@@ -58,7 +58,7 @@ def main() -> None:
 def make(work: Path, photos: int) -> None:
     """An archive of empty files, and a ledger that has all of them but for some."""
     from beamscribe.pipelines import listing
-    from beamscribe.pipelines.photos import CAPTION_SCHEMA
+    from beamscribe.pipelines.photos import versioned_schema
 
     for folder in range(FOLDERS):
         (work / "photos" / f"{folder:04d}").mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def make(work: Path, photos: int) -> None:
             {"photo": ref.photo, "etag": ref.etag, **fixed, "model": "m", "settings": "s", "written_at": now}
             for ref in some
         ]
-        table = pa.Table.from_pylist(rows, schema=CAPTION_SCHEMA)
+        table = pa.Table.from_pylist(rows, schema=versioned_schema())
         pq.write_table(table, run / f"shard-{index:05d}.parquet", compression="zstd")
 
 

@@ -111,7 +111,11 @@ def test_open_shards_are_committed(start, tmp_path, number, whole_group):
     assert (run / "report.json").exists() and not (run / "_SUCCESS").exists()
 
 
-def test_a_worker_process_finishes_its_shard_too(start, tmp_path):
+def test_a_worker_process_finishes_its_shard_too(start, tmp_path, make_photo):
+    # Worker processes have the model as it is: many photos take a while, too.
+    data = make_photo(tmp_path / "photo.jpg").read_bytes()
+    for index in range(1000):
+        (tmp_path / "photos" / f"more-{index:04d}.jpg").write_bytes(data + index.to_bytes(2, "big"))
     process = start("--direct_num_workers", "2", "--direct_running_mode", "multi_processing", seconds=0.0)
     wait_for(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
