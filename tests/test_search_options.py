@@ -16,7 +16,7 @@ from beamscribe.model.errors import InputError
 from beamscribe.pipelines.images import to_pixels
 
 MODEL = Description(
-    fingerprint="f",
+    fingerprint="0123456789abcdef",
     name="model",
     image_size=64,
     longest=20,
