@@ -99,6 +99,8 @@ def strike_at_random(job: psutil.Popen, output: Path, draw: random.Random) -> St
     """Sends one of a job's processes a signal once some more shards are committed; returns None if it was late."""
     before = len(layout.committed_files(str(output)))
     wanted = before + draw.choice((-1, 0, 0, 1, 1, 2, 3, 5, 8))
+    # Python itself, while it starts, answers Ctrl-C with a traceback.
+    time.sleep(0.5)
     # Before there is anything to count, at any moment of the start.
     time.sleep(draw.uniform(0.0, 8.0) if wanted < before else 0.0)
     end = time.monotonic() + LONGEST
