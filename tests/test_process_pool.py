@@ -204,8 +204,8 @@ def test_processor_time_is_limited_for_each_photo(misbehaving, make_photo, tmp_p
         [picture] = pool.convert([b"compute"], 16, 10**6)
         assert picture.failure.error == ErrorCode.TIMEOUT and "processor time" in picture.failure.message
         # What a process has used for other photos does not count.
-        for _ in range(12):
-            assert said(pool, "sum(range(10**7)) and None") is None
+        for _ in range(30):
+            assert said(pool, "sum(range(5 * 10**6)) and None") is None
         assert said(pool, "sum(resource.getrusage(resource.RUSAGE_SELF)[:2])") > 1
         (pid,) = pool.processes
     finally:

@@ -6,6 +6,7 @@ they are, it can open no file and no socket.
 
 import contextlib
 import ctypes
+import math
 import os
 import resource
 import signal
@@ -105,7 +106,7 @@ def _be_the_first_to_go() -> None:
 def _limit_time(seconds: int) -> None:
     """Limits the processor time of this process to what it has used, and some seconds more."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = round(used.ru_utime + used.ru_stime) + seconds
+    limit = math.ceil(used.ru_utime + used.ru_stime) + seconds
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
