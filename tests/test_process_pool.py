@@ -40,6 +40,8 @@ def misbehave(data):
             pass
     if data == b"exit":
         os._exit(3)
+    if data == b"raise":
+        raise KeyError("what no conversion raises")
     if data == b"killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if data == b"killed once" and not os.lseek(ONCE, 0, os.SEEK_END):
@@ -153,6 +155,20 @@ def test_a_fault_of_the_code_costs_one_photo_and_is_logged(
     # Once, with the traceback of the image process.
     (record,) = (record for record in caplog.records if record.levelname == "ERROR")
     assert "in _resize" in record.getMessage() and "Traceback" in record.getMessage()
+
+
+def test_what_no_conversion_raises_costs_one_photo_and_is_logged(
+    misbehaving, pool, make_photo, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(failures, "_logged", set())
+    good = make_photo(tmp_path / "good.jpg").read_bytes()
+    pictures = pool.convert([good, b"raise", good], 16, 10**6)
+    assert [picture.failure and picture.failure.error for picture in pictures] == [
+        None,
+        ErrorCode.INTERNAL_ERROR,
+        None,
+    ]
+    assert "what no conversion raises" in caplog.text and "in misbehave" in caplog.text
 
 
 def test_an_answer_that_is_none_costs_one_photo(misbehaving, pool, make_photo, tmp_path):

@@ -49,7 +49,21 @@ def main(descriptor: int, parent: int, memory: int, seconds: int) -> None:
 
 
 def _serve(connection: Connection, seconds: int) -> None:
+    from beamscribe.pipelines import failures
+    from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
     from beamscribe.pipelines.images import pictures, preloading, to_pixels
+    from beamscribe.pipelines.images.pictures import Picture
+
+    def convert(photo: bytes, size: int, max_pixels: int) -> Picture:
+        try:
+            _limit_time(seconds)
+            return late.explained(to_pixels.convert(photo, size, max_pixels))
+        except MemoryError:
+            # The process ends, and a fresh one is tried with each photo alone.
+            raise
+        except Exception as error:  # noqa: BLE001 - what a conversion raises is a fault of Beamscribe
+            fault = failures.fault_of(error)
+            return Picture(None, failure=Failure(Stage.DECODE, ErrorCode.INTERNAL_ERROR, fault.message), fault=fault)
 
     preloading.load()
     late = preloading.LateImports()
@@ -58,11 +72,7 @@ def _serve(connection: Connection, seconds: int) -> None:
     connection.send("ready")
     while True:
         (size, max_pixels), photos = connection.receive()
-        found = []
-        for photo in photos:
-            _limit_time(seconds)
-            found.append(late.explained(to_pixels.convert(bytes(photo), size, max_pixels)))
-        connection.send(*pictures.packed(found))
+        connection.send(*pictures.packed([convert(bytes(photo), size, max_pixels) for photo in photos]))
 
 
 def die_with(parent: int) -> None:
