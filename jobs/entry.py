@@ -34,7 +34,7 @@ def _status(arguments: Sequence[str]) -> int:
         status = cli.main(arguments)
     except SystemExit as end:
         # Of `--help` and `--version`.
-        status = int(end.code or exits.DONE)
+        status = end.code if isinstance(end.code, int) else exits.DONE if end.code is None else exits.FAILED
     except ReaderGone:
         # As `head` does once it has seen enough.
         return exits.DONE

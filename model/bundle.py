@@ -4,7 +4,6 @@ Imports no TensorFlow: `beamscribe.model.saved_model` writes the model inside, a
 `beamscribe.model.captioners.exported_model` captions with it.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 import pydantic
 
+from beamscribe.model import folder_lock
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.documents import Document
 from beamscribe.model.errors import BeamscribeError, InputError
@@ -182,14 +182,14 @@ class BundleWriter:
     def __init__(self, folder: Path):
         self._folder = folder
         self.path = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
-        self._lock = -1
+        self._lock: int | None = None
 
     def __enter__(self) -> Self:
         if self._folder.exists():
             raise InputError(f"{self._folder} is there already; delete it or choose another place for the bundle")
         self._clean_up()
         self.path.mkdir(parents=True)
-        self._lock = _locked(self.path)
+        self._lock = folder_lock.take(self.path)
         return self
 
     def __exit__(self, error: Any, *_: object) -> None:
@@ -199,16 +199,14 @@ class BundleWriter:
             else:
                 shutil.rmtree(self.path)
         finally:
-            if self._lock >= 0:
+            if self._lock is not None:
                 os.close(self._lock)
 
     def _clean_up(self) -> None:
         others = re.compile(rf"\.{re.escape(self._folder.name)}\.[0-9a-f]{{32}}")
         parent = self._folder.parent
-        for path in parent.iterdir() if parent.is_dir() else ():
-            if others.fullmatch(path.name) and (lock := _locked(path)) >= 0:
-                shutil.rmtree(path, ignore_errors=True)
-                os.close(lock)
+        found = list(parent.iterdir()) if parent.is_dir() else []
+        folder_lock.delete_left_over(path for path in found if others.fullmatch(path.name))
 
     def add_model(
         self, recipe: Recipe, encoder: Any, decoder: Any, vocabulary: Vocabulary, fingerprint: str | None = None
@@ -245,19 +243,3 @@ class BundleWriter:
         """Writes how well the model does, and its card."""
         (self.path / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         (self.path / CARD).write_text(card, encoding="utf-8")
-
-
-def _locked(folder: Path) -> int:
-    """Locks a folder for as long as this process lives.
-
-    Returns:
-      A descriptor, which ends the lock when it is closed; -1 where another process has the lock, or where a filesystem
-      has none.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return -1
-    return descriptor

@@ -241,10 +241,19 @@ def test_a_process_that_can_not_be_started_is_an_error_of_one_line(monkeypatch, 
         pool.convert([b"a"], 16, 10**6)
 
 
-def test_one_that_ends_as_it_starts_is_an_error_of_one_line(monkeypatch, pool):
-    monkeypatch.setattr(starting, "_PROGRAM", "raise SystemExit(7)")
-    with pytest.raises(BeamscribeError, match=r"^an image process has ended as it started, with code 7"):
+@pytest.mark.parametrize(("program", "code"), [("raise SystemExit(7)", "7"), ("import os; os.abort()", "-6")])
+def test_one_that_ends_as_it_starts_is_an_error_of_one_line_and_no_photos_fault(monkeypatch, pool, program, code):
+    monkeypatch.setattr(starting, "_PROGRAM", program)
+    with pytest.raises(BeamscribeError, match=f"^an image process has ended as it started, with code {code}$"):
         pool.convert([b"a"], 16, 10**6)
+
+
+def test_one_that_does_not_start_is_an_error_of_one_line(monkeypatch, pool):
+    monkeypatch.setattr(starting, "_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(process_pool, "_START_SECONDS", 0.5)
+    with pytest.raises(BeamscribeError, match=r"^an image process has not started within 0\.5 s$"):
+        pool.convert([b"a"], 16, 10**6)
+    assert not pool.processes
 
 
 def test_a_pool_that_has_ended_gives_no_failures(misbehaving, make_photo, tmp_path):

@@ -1,5 +1,6 @@
 """Temporary folders of jobs, and what killed jobs leave of them."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,10 +10,12 @@ import tempfile
 import pytest
 
 from beamscribe.jobs.runners import scratch
+from beamscribe.model import folder_lock
 
 HOLDER = """
 import time
 from beamscribe.jobs.runners import scratch
+from beamscribe.model import folder_lock
 with scratch.folder() as path:
     open(path + "/file", "w").close()
     print(path, flush=True)
@@ -47,3 +50,14 @@ def test_what_a_killed_job_has_left_goes_with_the_next_one(temporary):
         assert sorted(os.listdir(temporary)) == sorted(["others", os.path.basename(alive), os.path.basename(path)])
     holders[1].kill()
     holders[1].wait()
+
+
+def test_where_the_filesystem_has_no_locks_a_folder_is_made_all_the_same(temporary, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder_lock.fcntl, "flock", flock)
+    with scratch.folder() as first, scratch.folder() as second:
+        # Neither is taken for a left-over.
+        assert os.path.isdir(first) and os.path.isdir(second)
+    assert not list(temporary.iterdir())

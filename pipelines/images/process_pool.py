@@ -226,10 +226,14 @@ class _Slot:
         running = self._start()
         try:
             running.connection.receive(_START_SECONDS)
+        except TimeoutError:
+            self._end(running)
+            raise BeamscribeError(f"an image process has not started within {_START_SECONDS:g} s") from None
         except (OSError, EOFError, ValueError):
             code = self._code_of(running)
-            if code < 0:
+            if code == -signal.SIGKILL:
                 raise _Ended(code) from None
+            # No photo is to blame.
             raise BeamscribeError(f"an image process has ended as it started, with code {code}") from None
         return running
 
