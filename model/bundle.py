@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import pydantic
+import pydantic_core
 
-from beamscribe.model import folder_lock
+from beamscribe.model import caption_settings, folder_lock
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.documents import Document
 from beamscribe.model.errors import BeamscribeError, InputError
-from beamscribe.model.recipe import Recipe
+from beamscribe.model.recipe import CaptionLength, ImageSize, Recipe
 from beamscribe.model.words.vocabulary import Vocabulary
 
 DEFAULT = Path(__file__).parent / "default_bundle"
@@ -54,10 +55,21 @@ class Description(Document):
     # It names a folder of caches.
     fingerprint: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{16}$")]
     name: str
-    image_size: int
-    longest: int
+    image_size: ImageSize
+    longest: CaptionLength
     settings: CaptionSettings
     files: str | None = None
+
+    @pydantic.field_validator("settings")
+    @classmethod
+    def _allowed(cls, settings: CaptionSettings, info: pydantic.ValidationInfo) -> CaptionSettings:
+        """Checks the settings as if a caller had asked for them."""
+        asked = {name: value for name, value in settings._asdict().items() if name not in settings.idle}
+        try:
+            # Where the longest caption is wrong, that is the error.
+            return caption_settings.chosen(asked, settings, info.data.get("longest", settings.max_length))
+        except InputError as error:
+            raise pydantic_core.PydanticCustomError("setting", "{problem}", {"problem": str(error)}) from None
 
     @pydantic.field_serializer("settings")
     def _as_object(self, settings: CaptionSettings) -> dict[str, Any]:

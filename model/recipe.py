@@ -11,12 +11,16 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 import yaml
 
+from beamscribe.model.caption_settings import MOST_CAPTIONS
 from beamscribe.model.errors import InputError, one_line
 from beamscribe.model.image_sizes import IMAGE_SIZES
 
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
+# Sizes that a worker's memory holds: who made a bundle may have written any.
+ImageSize = Annotated[int, pydantic.Field(ge=32, le=2048)]
+CaptionLength = Annotated[int, pydantic.Field(ge=1, le=1000)]
 
 RECIPES = resources.files("beamscribe.model") / "recipes"
 
@@ -33,7 +37,7 @@ class Encoder(_Section):
     """The CNN that turns a photo into a feature grid."""
 
     name: str
-    image_size: Annotated[int, pydantic.Field(ge=32)]  # the CNN's own where the recipe names none
+    image_size: ImageSize  # the CNN's own where the recipe names none
     weights: str = "imagenet"  # or `none`, for random ones, or a path: a weights file, or a bundle's encoder
     # First layer that training changes, with all after it; batch normalisation keeps its statistics. Needs data
     # prepared with images instead of features.
@@ -59,7 +63,7 @@ class Words(_Section):
     """Which words the decoder knows, where their vectors come from, and the longest caption that it can write."""
 
     min_count: Count
-    max_words: Count
+    max_words: CaptionLength
     embedding: str = "learned"  # or `glove`, `bert`, or a path to a GloVe text file or to a BERT's safetensors
     frozen: bool = False  # keep pretrained vectors as they are
 
@@ -167,7 +171,7 @@ Phase = CrossEntropy | SelfCritical
 class Search(_Section):
     """The caption settings that the bundle offers as defaults: fields of `CaptionSettings`."""
 
-    beam_width: Count
+    beam_width: Annotated[int, pydantic.Field(ge=1, le=MOST_CAPTIONS)]
     max_length: Count
     min_length: Count = 1
     length_penalty: Annotated[float, pydantic.Field(ge=0, le=10)] = 1.0
@@ -202,6 +206,8 @@ class Recipe(_Section):
             raise ValueError(f"max_length must be at most words.max_words, {info.data['words'].max_words}")
         if search.min_length > search.max_length:
             raise ValueError(f"min_length must be at most max_length, {search.max_length}")
+        if "words" in info.data and search.no_repeat_ngram > info.data["words"].max_words:
+            raise ValueError(f"no_repeat_ngram must be at most words.max_words, {info.data['words'].max_words}")
         return search
 
     @pydantic.model_validator(mode="after")

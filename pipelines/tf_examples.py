@@ -1,11 +1,13 @@
 """Converts Arrow columns to `tf.Example` records of TFRecord files, and back, with tfx-bsl."""
 
-import os
+import gzip
+import io
 import platform
-import tempfile
+import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import pyarrow as pa
 
 from beamscribe.model.errors import BeamscribeError
@@ -61,19 +63,30 @@ def tfrecord(table: pa.Table) -> bytes:
     Raises:
       BeamscribeError: tfx-bsl is not installed.
     """
-    import tensorflow as tf
-
     encoder = _coder().RecordBatchToExamplesEncoder()
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "examples")
-        options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=_GZIP_LEVEL)
-        with tf.io.TFRecordWriter(path, options) as writer:
-            for batch in table.to_batches(_ENCODED_ROWS):
-                columns = [_as_lists(column) for column in batch.columns]
-                for record in encoder.encode(pa.RecordBatch.from_arrays(columns, batch.schema.names)):
-                    writer.write(record)
-        with open(path, "rb") as file:
-            return file.read()
+    # TensorFlow writes to paths alone: a process that is killed would leave a temporary file.
+    file = io.BytesIO()
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, mtime=0) as writer:
+        for batch in table.to_batches(_ENCODED_ROWS):
+            columns = [_as_lists(column) for column in batch.columns]
+            for record in encoder.encode(pa.RecordBatch.from_arrays(columns, batch.schema.names)):
+                writer.write(_framed(record))
+    return file.getvalue()
+
+
+def _framed(record: bytes) -> bytes:
+    """A record as it is in a TFRecord file: its length, the length's checksum, the record, and its checksum.
+
+    Source: https://www.tensorflow.org/tutorials/load_data/tfrecord.
+    """
+    length = struct.pack("<Q", len(record))
+    return b"".join((length, struct.pack("<I", checksum(length)), record, struct.pack("<I", checksum(record))))
+
+
+def checksum(data: bytes) -> int:
+    """The checksum of data in a TFRecord file: CRC32C, masked; 32 bits."""
+    found = google_crc32c.value(data)
+    return ((found >> 15 | found << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def features(record: bytes) -> list[str]:

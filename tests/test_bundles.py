@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -113,6 +114,44 @@ def test_no_object_is_written_outside_of_the_cache(name, objects, tmp_path):
         ):
             bundle_cache.described(bundle_cache.located(given))
         assert not written(tmp_path)
+
+
+def described_with(folder, tmp_path, **fields):
+    """What a copy of a bundle says of itself, with other fields in its description."""
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    description = json.loads((copied / "bundle.json").read_text())
+    (copied / "bundle.json").write_text(json.dumps({**description, **fields}))
+    return bundle.describe(copied)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("image_size", 1_000_000, "image_size: Input should be less than or equal to 2048"),
+        ("image_size", 31, "image_size: Input should be greater than or equal to 32"),
+        ("image_size", -260, "image_size: Input should be greater"),
+        ("longest", 10**9, "longest: Input should be less than or equal to 1000"),
+        ("longest", 0, "longest: Input should be greater than or equal to 1"),
+        ("longest", 5, "settings: `max_length` 6: the model writes at most 5 words"),
+        ("settings", {"beam_width": 10**6, "max_length": 6}, "settings: `beam_width` 1000000: must be from 1 to 100"),
+        ("settings", {"beam_width": 2, "max_length": -1}, "settings: `max_length` -1: must be at least 1"),
+        ("settings", {"beam_width": 2, "max_length": 6, "no_repeat_ngram": 10**9}, "settings: `no_repeat_ngram`"),
+        ("settings", {"beam_width": 2, "max_length": 6, "top_p": 7.0}, "settings: `top_p` 7.0: must be above 0"),
+        ("settings", {"beam_width": 2}, "settings.max_length: Field required"),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(field, value, problem, tiny_bundle, tmp_path):
+    with pytest.raises(BeamscribeError) as error:
+        described_with(tiny_bundle, tmp_path, **{field: value})
+    assert re.match(rf"{tmp_path}/copy/bundle\.json is damaged: {problem}", str(error.value))
+    assert str(error.value).endswith("; get the bundle again") and "\n" not in str(error.value)
+
+
+def test_the_largest_numbers_that_a_bundle_may_have(tiny_bundle, tmp_path):
+    settings = {"beam_width": 100, "max_length": 1000, "top_p": 0.5, "temperature": 2, "seed": 7}
+    found = described_with(tiny_bundle, tmp_path, image_size=2048, longest=1000, settings=settings)
+    assert (found.image_size, found.longest, found.settings.max_length) == (2048, 1000, 1000)
+    assert found.settings.temperature == 2.0 and found.settings.seed == 7
 
 
 @pytest.mark.parametrize("fingerprint", ["../../../../evil", "", "0" * 15, "0" * 16 + "\n", "/tmp/evil", "G" * 16])

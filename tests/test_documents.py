@@ -8,7 +8,7 @@ import pytest
 from beamscribe.jobs import cli
 from beamscribe.model.documents import DamagedDocumentError, NewerDocumentError
 from beamscribe.pipelines.control import lease, stopping
-from beamscribe.pipelines.control.lease import Holder
+from beamscribe.pipelines.control.holder import Holder
 from beamscribe.pipelines.output import run_documents
 from tests import made
 

@@ -17,6 +17,7 @@ from beamscribe.model import errors
 from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import lease
+from beamscribe.pipelines.control.holder import Holder
 from beamscribe.pipelines.failures import ErrorCode
 from beamscribe.pipelines.output import layout
 
@@ -273,7 +274,7 @@ def test_4_another_job_takes_over(by_function, slow, tmp_path, monkeypatch):
 
     def take_over(progress):
         if progress.captioned:
-            (leases / "00000009.json").write_bytes(lease.Holder.myself("another job").to_json())
+            (leases / "00000009.json").write_bytes(Holder.myself("another job").to_json())
 
     with pytest.raises(beamscribe.OutputInUse, match=r"another job .* took over"):
         by_function(batch_size=1, shard_size=1, progress=take_over)

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import pathlib
 import signal
 import subprocess
@@ -9,10 +10,11 @@ import time
 import psutil
 import pytest
 
+from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores
-from beamscribe.pipelines.control import lease
-from beamscribe.pipelines.control.lease import Holder
+from beamscribe.pipelines.control import holder, lease
+from beamscribe.pipelines.control.holder import Holder
 from beamscribe.pipelines.output import layout
 
 HOLD = """
@@ -57,7 +59,7 @@ def states_of_threads(pid):
 
 def elsewhere(monkeypatch):
     """Makes this process look as if it ran on another machine."""
-    monkeypatch.setattr(lease, "_machine", lambda: "another start of it")
+    monkeypatch.setattr(holder, "_machine", lambda: "another start of it")
 
 
 def test_one_at_a_time(tmp_path, other_job):
@@ -275,10 +277,10 @@ def test_of_many_only_one_gets_it(tmp_path):
 
 
 def test_a_job_outlives_its_launcher(tmp_path, quick):
-    job = {"runner": "FlinkRunner", "name": "beamscribe-1"}
+    job = {"runner": "FlinkRunner", "name": "beamscribe-1", "address": "http://x", "host": "x"}
     code = f"""
 import os
-from beamscribe.pipelines.control import lease
+from beamscribe.pipelines.control import holder, lease
 with lease.hold({str(tmp_path)!r}, "run 1", job={job!r}, is_running=lambda job: True):
     os._exit(9)
 """
@@ -305,7 +307,7 @@ with lease.hold({str(tmp_path)!r}, "run 1", job={job!r}, is_running=lambda job: 
 
 
 def test_a_job_that_goes_on_keeps_the_lease(tmp_path):
-    job = {"runner": "FlinkRunner", "name": "beamscribe-1"}
+    job = {"runner": "FlinkRunner", "name": "beamscribe-1", "address": "http://x", "host": "x"}
     with contextlib.suppress(KeyboardInterrupt), lease.hold(str(tmp_path), "run 1", job=job, is_running=lambda _: True):
         raise KeyboardInterrupt
     # It lives as long as this process does, whatever its runner says.
@@ -313,7 +315,7 @@ def test_a_job_that_goes_on_keeps_the_lease(tmp_path):
 
 
 def test_a_job_that_can_not_be_asked_for_keeps_the_lease(tmp_path):
-    job = {"runner": "FlinkRunner", "name": "beamscribe-1"}
+    job = {"runner": "FlinkRunner", "name": "beamscribe-1", "address": "http://x", "host": "x"}
     for running in (True, None, False):
         with lease.hold(str(tmp_path / str(running)), "run 1", job=job, is_running=lambda _, running=running: running):
             pass
@@ -337,3 +339,19 @@ def test_another_takes_it_while_one_waits(tmp_path, quick):
     with pytest.raises(BeamscribeError, match="in use: the winner"), lease.hold(str(tmp_path), "me"):
         pass
     winner.join()
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"x": "y"},
+        {"runner": "FlinkRunner", "name": "n"},
+        {"runner": "FlinkRunner", "name": "n", "host": "h", "address": "http://[::1"},
+        {"runner": "DataflowRunner", "name": "n"},
+        {"runner": "OtherRunner", "name": "n"},
+    ],
+)
+def test_a_lease_that_does_not_say_where_to_ask_for_its_job_is_damaged(job):
+    written = json.loads(Holder.myself("run 1").to_json()) | {"job": job}
+    with pytest.raises(DamagedDocumentError, match="is damaged"):
+        Holder.from_json(json.dumps(written).encode(), "leases/00000001.json")

@@ -91,6 +91,20 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_temporary_file_that_somebody_deletes(tmp_path, links, monkeypatch, request):
+    if not links:
+        request.getfixturevalue("no_links")
+    path = tmp_path / "file"
+    monkeypatch.setattr(os, "fsync", lambda _: [left.unlink() for left in tmp_path.glob(".file.*")])
+    for write in (stores.create, stores.replace):
+        with pytest.raises(FileNotFoundError):
+            write(str(path), b"data")
+    path.write_bytes(b"first")
+    assert not stores.create(str(path), b"second")
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["file"]
+
+
 def test_replace_overwrites(tmp_path):
     path = str(tmp_path / "file")
     stores.replace(path, b"first")

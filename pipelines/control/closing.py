@@ -9,7 +9,8 @@ and a plan without shards for a run that has none. The sleeper's own files then 
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
 from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import BeamscribeError, OutputInUse
@@ -26,7 +27,7 @@ _CREATORS = 16
 def close_earlier(
     output: str, number: int, holders: Mapping[str, bool], is_held: Callable[[], bool], own: str = ""
 ) -> list[str]:
-    """Closes the earlier runs that have not written their reports.
+    """Closes the earlier runs that have not written their reports, and deletes what their killed writers left.
 
     Args:
       output: the folder that holds the captions of all runs.
@@ -57,7 +58,22 @@ def close_earlier(
             raise OutputInUse(f"another job has taken {output} over, because this one seemed dead; run it again")
         if _close(output, run, number, holders.get(run, False)):
             closed.append(run)
+    _delete_temporary(output, closed, is_held)
     return closed
+
+
+def _delete_temporary(output: str, closed: Sequence[str], is_held: Callable[[], bool]) -> None:
+    """Deletes the temporary files of runs that are closed.
+
+    What wakes up of these runs may miss one of them; it then commits nothing, as where it finds its place taken.
+    """
+    left = layout.temporary_files_of(output, closed)
+    # A job that has taken the lease since may write such files, but not those that were found before.
+    if left and is_held():
+        for path in left:
+            # A file that can't be deleted does no harm: readers ignore it.
+            with contextlib.suppress(OSError):
+                stores.delete(path)
 
 
 def is_closed(output: str, run: str) -> bool:

@@ -9,7 +9,7 @@ from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.model.ticker import Ticker
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.control import lease
-from beamscribe.pipelines.control.lease import Holder
+from beamscribe.pipelines.control.holder import Holder
 from beamscribe.pipelines.output import layout
 
 _LOGGER = logging.getLogger(__name__)

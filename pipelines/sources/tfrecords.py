@@ -10,8 +10,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-import google_crc32c
-
 from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import stores, tf_examples
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
@@ -47,7 +45,7 @@ def is_header(start: bytes) -> bool:
     if len(start) < _HEADER.size:
         return False
     length, checksum = _HEADER.unpack_from(start)
-    return _masked(struct.pack("<Q", length)) == checksum
+    return tf_examples.checksum(struct.pack("<Q", length)) == checksum
 
 
 def features(uri: str) -> list[str]:
@@ -128,14 +126,9 @@ def _records(stream: BinaryIO) -> Iterator[_Record]:
         if len(checksum) < _CHECKSUM.size:
             raise EOFError(f"the file ends within the record at byte {place}")
         expected = _CHECKSUM.unpack(checksum)[0]
-        if isinstance(data, bytes) and _masked(data) != expected:
+        if isinstance(data, bytes) and tf_examples.checksum(data) != expected:
             data = Failure(Stage.READ, ErrorCode.CORRUPT, "the record does not match its checksum")
         yield _Record(place, data, expected)
-
-
-def _masked(data: bytes) -> int:
-    checksum = google_crc32c.value(data)
-    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _batches(records: Iterator[_Record]) -> Iterator[list[_Record]]:

@@ -64,8 +64,8 @@ def _content(archive: zipfile.ZipFile, directory: list[zipfile.ZipInfo], ref: Ph
         return Failure(Stage.READ, ErrorCode.CHANGED_WHILE_READING, "the archive changed after it was listed")
     try:
         with archive.open(member) as file:
-            # The size that the directory states may be wrong.
-            data = file.read(MAX_BYTES + 1)
+            # The size that the directory states may be wrong, and `zipfile` inflates as much as it is asked for.
+            data = file.read(min(member.file_size, MAX_BYTES) + 1)
     except NotImplementedError as error:
         return Failure(Stage.READ, ErrorCode.UNSUPPORTED_FORMAT, f"the member's compression is not supported: {error}")
     except Exception as error:  # noqa: BLE001 - one member must not fail other members

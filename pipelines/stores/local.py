@@ -73,6 +73,11 @@ class LocalStore(Store):
                     return True
                 except FileExistsError:
                     return False
+                except FileNotFoundError:
+                    # Whoever takes over from this process deletes its temporary files, and has taken their places.
+                    if not os.path.lexists(path):
+                        raise
+                    return False
                 except OSError as error:
                     if error.errno not in _NO_LINKS:
                         raise
