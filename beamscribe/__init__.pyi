@@ -14,7 +14,7 @@ from .pipelines.control.progress import Progress
 from .pipelines.failures import ErrorCode, Failure, Stage
 from .pipelines.output.run_documents import Report
 from .pipelines.output.tables import read, scan
-from .pipelines.photos import Alternative, CaptionRow, PhotoRef
+from .pipelines.photos import Alternative, CaptionRow, Origin, PhotoRef, Tag
 
 __all__ = [
     "Alternative",
@@ -27,6 +27,7 @@ __all__ = [
     "Failure",
     "InputError",
     "NoPhotos",
+    "Origin",
     "OutputInUse",
     "PhotoRef",
     "Progress",
@@ -34,6 +35,7 @@ __all__ = [
     "RunError",
     "Stage",
     "Stopped",
+    "Tag",
     "TooManyFailures",
     "caption",
     "load",

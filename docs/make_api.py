@@ -18,7 +18,7 @@ docs` writes this page from the docstrings.
 
 GROUPS = {
     "Functions": ("caption", "read", "scan", "load"),
-    "In a pipeline": ("CaptionPhotos", "CaptionRow", "PhotoRef"),
+    "In a pipeline": ("CaptionPhotos", "CaptionRow", "Tag", "Origin", "PhotoRef"),
     "What comes back": ("Captioner", "Caption", "Alternative", "Failure", "Stage", "ErrorCode", "Report", "Progress"),
     "Errors": (
         *("BeamscribeError", "InputError", "OutputInUse"),

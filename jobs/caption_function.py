@@ -41,6 +41,7 @@ def caption(
     exclude: Collection[str] = (),
     hidden: bool = False,
     allow_empty: bool = False,
+    accept_gone: bool = False,
     max_failures: int | str | None = None,
     export: str | None = None,
     deduplicate: bool = True,
@@ -75,6 +76,8 @@ def caption(
       exclude: leave out photos whose paths match one of these globs.
       hidden: whether to list hidden files, and the files that other programs keep beside photos.
       allow_empty: whether an input may hold no photos.
+      accept_gone: whether to mark photos that are no longer there as gone even if they are more than a tenth of those
+        that were there.
       max_failures: how many photos may fail: a number, or a share of the photos to caption, such as `"5%"`. A run with
         more stops early. None for any number.
       export: also write the captions as `tfrecord` or `jsonl`, beside Parquet.
@@ -125,6 +128,7 @@ def caption(
         exclude=exclude,
         hidden=hidden,
         allow_empty=allow_empty,
+        accept_gone=accept_gone,
         max_failures=max_failures,
         export=export,
         deduplicate=deduplicate,
@@ -156,6 +160,7 @@ def job_of(
     exclude: Collection[str] = (),
     hidden: bool = False,
     allow_empty: bool = False,
+    accept_gone: bool = False,
     max_failures: int | str | None = None,
     export: str | None = None,
     deduplicate: bool = True,
@@ -210,6 +215,7 @@ def job_of(
         max_pixels=whole_number("max_pixels", max_pixels, least=1),
         deduplicate=flag("deduplicate", deduplicate),
         recaption=frozenset(again),
+        accept_gone=flag("accept_gone", accept_gone),
         export=export,
         accelerator=dataflow_runner.accelerator(text("gpu", gpu), options),
     )

@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "say what `caption` would do, and why",
     "stop": "ask the run that writes to an output to end early",
     "show": "print photos and their captions",
+    "sql": "print views of the captions for DuckDB",
     "verify": "check that the captions are readable and complete",
     "compact": "fold the files of many runs into few",
     "prepare": "make training data from photos and captions",

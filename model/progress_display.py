@@ -38,6 +38,9 @@ class _Snapshot(Protocol):
     @property
     def failed(self) -> int: ...
 
+    @property
+    def taken_over(self) -> int: ...
+
 
 class _Count(NamedTuple):
     """The numbers of what is done and of what has failed, a note, and how many of the unit a second brings."""
@@ -108,7 +111,8 @@ class Display:
     def follow(self, run: _Snapshot) -> None:
         """Takes the total and the present numbers of a captioning job."""
         self.total = run.planned
-        self.show(run.captioned, run.failed)
+        note = f"{run.taken_over:,} of them taken over" if run.taken_over else ""
+        self.show(run.captioned + run.taken_over, run.failed, note)
 
     def _draw(self, last: bool) -> None:
         count = self._count

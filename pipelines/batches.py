@@ -20,28 +20,27 @@ def infer(photos: Iterable[Photo], model: Model, batch_size: int) -> Iterator[tu
     """Runs a model on photos, in batches. In a step of Beam, it measures the photos and the batches (`counters`).
 
     Args:
-      photos: photos with their pixels or failures.
+      photos: photos with their pixels or failures, or known ones.
       model: called with each batch.
       batch_size: maximum number of photos in one call of the model.
 
     Yields:
-      Each photo, in order, with its result or its `Failure`.
+      Each photo, in order, with its result or its `Failure`; None for a known one, which needs no model.
     """
     for batch in _batched(photos, batch_size):
-        good = [photo for photo in batch if photo.picture.failure is None]
-        results = iter(_run(model, good))
+        results = iter(_run(model, [photo for photo in batch if photo.picture.pixels is not None]))
         for photo in batch:
             counters.measure_photo(photo.picture.read_ms, photo.picture.decode_ms)
-            yield photo, photo.picture.failure or next(results)
+            yield photo, photo.picture.failure if photo.picture.pixels is None else next(results)
 
 
 def _batched(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
-    """Groups photos so that `size` photos of each group, except the last, have pixels; failed photos come with them."""
+    """Groups photos so that `size` photos of each group, except the last, have pixels; others come with them."""
     batch: list[Photo] = []
     good = 0
     for photo in photos:
         batch.append(photo)
-        good += photo.picture.failure is None
+        good += photo.picture.pixels is not None
         if good == size:
             yield batch
             batch, good = [], 0

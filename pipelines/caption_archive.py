@@ -10,7 +10,7 @@ from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.caption_shard import CaptionHandler, open_shard
 from beamscribe.pipelines.export import ExportMissing
 from beamscribe.pipelines.inference import PhotoStream
-from beamscribe.pipelines.ledger import DoneRule, ReadLedger
+from beamscribe.pipelines.ledger import DoneRule, ListLedger, ReadLedger
 from beamscribe.pipelines.listing import ListPhotos
 from beamscribe.pipelines.output import frozen_plan
 from beamscribe.pipelines.planning import PlanShards
@@ -45,9 +45,10 @@ class CaptionArchive(beam.PTransform):
         rule = DoneRule(
             options.model, options.settings_fingerprint, options.recaption, options.since, options.run_number
         )
-        entries = to_compare | "ReadLedger" >> ReadLedger(options.run, rule)
+        files = to_compare | "ListLedger" >> ListLedger(options.run)
+        entries = files | "ReadLedger" >> ReadLedger(rule, options.inputs)
         committed = (
-            (listed, entries)
+            (listed, entries, files)
             | "PlanShards"
             >> PlanShards(
                 options.folder,
@@ -59,6 +60,9 @@ class CaptionArchive(beam.PTransform):
                 options.sources,
                 options.run_number,
                 options.output,
+                # The listing of a limited run says nothing of the photos behind its end.
+                marks_gone=options.limit is None,
+                accept_gone=options.accept_gone,
             )
             | "Reshuffle" >> beam.Reshuffle()
             | "OpenShard" >> beam.Map(open_shard).with_output_types(PhotoStream)

@@ -23,6 +23,7 @@ class CaptionOptions(Captioning):
       recaption: photos to caption again although they have a row; see `ledger.DoneRule`.
       since: the unfinished run that this one continues, whose rows count as done whatever `recaption` says; None for
         no such run.
+      accept_gone: whether photos that are no longer there are marked even if they are many.
       export: format to write in addition to Parquet: `tfrecord`, `jsonl` or None.
     """
 
@@ -36,6 +37,7 @@ class CaptionOptions(Captioning):
     recaption: frozenset[str] = frozenset()
     since: Since | None = None
     run_number: int = 0
+    accept_gone: bool = False
     export: str | None = None
 
     @property

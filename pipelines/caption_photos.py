@@ -14,10 +14,9 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beamscribe.model import caption_settings
-from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.model.errors import text
 from beamscribe.pipelines import bundle_cache, captioning, counters
-from beamscribe.pipelines.captioning import Captioning
+from beamscribe.pipelines.captioning import Captioning, LazyModel
 from beamscribe.pipelines.images.to_pixels import MAX_PIXELS
 from beamscribe.pipelines.inference import PhotoStream, ShardHandler
 from beamscribe.pipelines.photos import CaptionRow, PhotoRef, Shard
@@ -170,7 +169,7 @@ def reference(element: Any) -> PhotoRef:
     return PhotoRef(uris.local_uri(str.__str__(os.fsdecode(path))), etag="")
 
 
-class _Handler(ShardHandler[tuple[Timestamp, CaptionRow], CaptionModel]):
+class _Handler(ShardHandler[tuple[Timestamp, CaptionRow], LazyModel]):
     """Captions a shard.
 
     Args:
@@ -180,11 +179,11 @@ class _Handler(ShardHandler[tuple[Timestamp, CaptionRow], CaptionModel]):
     def __init__(self, captioning: Captioning):
         self._captioning = captioning
 
-    def load_model(self) -> CaptionModel:
-        """Loads the model; Beam calls this once per process."""
-        return captioning.load_model(self._captioning)
+    def load_model(self) -> LazyModel:
+        """The model, which is loaded when the first photo needs it; Beam calls this once per process."""
+        return LazyModel(self._captioning)
 
-    def run_shard(self, stream: PhotoStream, model: CaptionModel) -> Iterable[tuple[Timestamp, CaptionRow]]:
+    def run_shard(self, stream: PhotoStream, model: LazyModel) -> Iterable[tuple[Timestamp, CaptionRow]]:
         """Reads and captions one shard.
 
         Yields:

@@ -1,6 +1,7 @@
 """Captions a shard on a worker: reads the photos, captions them, and commits their rows as one file."""
 
 import dataclasses
+import datetime
 import functools
 import io
 import logging
@@ -10,22 +11,32 @@ from contextlib import AbstractContextManager
 
 import pyarrow.parquet as pq
 
-from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.pipelines import captioning, counters, stores
 from beamscribe.pipelines.caption_options import CaptionOptions
+from beamscribe.pipelines.captioning import LazyModel
 from beamscribe.pipelines.control import stopping, unattended
 from beamscribe.pipelines.failures import ErrorCode, Stage
 from beamscribe.pipelines.inference import PhotoStream, ShardHandler
+from beamscribe.pipelines.known import Known
 from beamscribe.pipelines.output import frozen_plan, layout, rows
 from beamscribe.pipelines.output.run_documents import PlannedShard
-from beamscribe.pipelines.photos import FAILED, CaptionRow, Shard, ShardResult, caption_table
+from beamscribe.pipelines.photos import (
+    FAILED,
+    GONE,
+    TAKEN_OVER,
+    CaptionRow,
+    Shard,
+    ShardResult,
+    caption_rows,
+    caption_table,
+)
 from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
 from beamscribe.pipelines.stores import retries, uris
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class CaptionHandler(ShardHandler[str, CaptionModel]):
+class CaptionHandler(ShardHandler[str, LazyModel]):
     """Captions a shard and commits it: every photo becomes a row of the shard's file.
 
     One step does both, since an engine may run a step with a resource hint apart from the other steps. A separate step
@@ -39,11 +50,11 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
     def __init__(self, options: CaptionOptions):
         self._options = options
 
-    def load_model(self) -> CaptionModel:
-        """Loads the model; Beam calls this once per process."""
-        return captioning.load_model(self._options)
+    def load_model(self) -> LazyModel:
+        """The model, which is loaded when the first photo needs it; Beam calls this once per process."""
+        return LazyModel(self._options)
 
-    def run_shard(self, stream: PhotoStream, model: CaptionModel) -> Iterator[str]:
+    def run_shard(self, stream: PhotoStream, model: LazyModel) -> Iterator[str]:
         """Reads, captions and commits one shard.
 
         Yields:
@@ -52,12 +63,14 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
 
         Raises:
           StoreGoneError: the store of the photos does not respond.
+          BeamscribeError: the model can't be loaded.
           OSError: the commit failed.
         """
         shard = stream.shard
         if is_to_do(shard.index, self._options):
             with self._renewed():
-                path = commit(self._captioned(shard, model), self._options)
+                result = gone_photos(shard, self._options) if shard.gone else self._captioned(shard, model)
+                path = commit(result, self._options)
             if path is not None:
                 yield path
 
@@ -66,19 +79,71 @@ class CaptionHandler(ShardHandler[str, CaptionModel]):
         number = 0 if self._options.run_number else number_of(self._options)
         return unattended.renewed(self._options.output, number)
 
-    def _captioned(self, shard: Shard, model: CaptionModel) -> ShardResult:
+    def _captioned(self, shard: Shard, model: LazyModel) -> ShardResult:
         _LOGGER.info("process %d captions shard %d", os.getpid(), shard.index)
-        read = ReadOptions(self._options.sources, self._options.max_pixels)
+        known = Known(frozen_plan.read_rows(shard.known))
 
         def rows_of(part: Shard) -> list[CaptionRow]:
-            photos = check_store(PhotoStream(part).pictures(model.image_size, read), self._options)
-            return list(captioning.rows(photos, model, self._options))
+            return list(captioned(part, known, model, self._options))
 
         number = number_of(self._options)
-        rows = tuple(numbered(shard, with_duplicates(shard, rows_of), number))
+        rows = tuple(numbered(shard, with_duplicates(shard, rows_of, known), number))
         for row in rows:
-            counters.count_row(row.status, row.error)
+            counters.count_row(TAKEN_OVER if row.is_taken_over else row.status, row.error)
         return ShardResult(shard.index, rows, retries.take())
+
+
+def captioned(shard: Shard, known: Known, model: LazyModel, options: CaptionOptions) -> Iterator[CaptionRow]:
+    """Makes the rows of the photos of a shard that are no duplicates: captions them, or takes captions over.
+
+    Args:
+      shard: the photos.
+      known: earlier rows that they are compared with.
+      model: the model.
+      options: options of the job.
+
+    Raises:
+      StoreGoneError: the store of the photos does not respond.
+      BeamscribeError: the model can't be loaded.
+    """
+    refs = [ref for ref in shard.photos if not ref.same_as]
+    found = known.candidates([ref for ref in refs if ref.failure is None and not ref.again])
+    of_photo = {candidates.ref.photo: candidates for candidates in found if candidates.rows}
+    unread = [row for candidates in of_photo.values() if (row := candidates.unread())]
+    yield from unread
+    is_done = {row.photo for row in unread}
+    left = Shard(shard.index, tuple(ref for ref in refs if ref.photo not in is_done))
+    if not left.photos:
+        return
+    read = ReadOptions(options.sources, options.max_pixels)
+    expected = {photo: candidates.expected for photo, candidates in of_photo.items()}
+    photos = check_store(PhotoStream(left).pictures(model.image_size, read, expected), options)
+    unmatched = []
+    for photo, result in captioning.captions(photos, model, options):
+        if result is not None:
+            yield captioning.row(photo, result, options, model.engine)
+        elif row := of_photo[photo.ref.photo].matching(photo.picture, photo.bytes):
+            yield row
+        else:
+            # For example, a person has taken back the one caption of the same picture.
+            unmatched.append(photo.ref)
+    if unmatched:
+        yield from captioned(Shard(shard.index, tuple(unmatched)), Known.none(), model, options)
+
+
+def gone_photos(shard: Shard, options: CaptionOptions) -> ShardResult:
+    """The rows of a shard of photos that are no longer there, which the plan holds.
+
+    Raises:
+      OSError: the store reported an error.
+      UnreadableFileError: a file of the plan is damaged.
+    """
+    number, now = number_of(options), datetime.datetime.now(datetime.UTC)
+    rows = caption_rows(frozen_plan.read_rows(shard.gone))
+    for _ in rows:
+        counters.count_row(GONE, None)
+    marked = tuple(dataclasses.replace(row, run_number=number, written_at=now) for row in rows)
+    return ShardResult(shard.index, marked, retries.take())
 
 
 # If the first photos of a shard, this many, all can't be read, the store may be gone.
@@ -136,14 +201,17 @@ class StoreGoneError(Exception):
     """The store of the photos no longer responds."""
 
 
-def with_duplicates(shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]]) -> Iterator[CaptionRow]:
-    """Makes the rows of a shard; the row of a duplicate is a copy of its original's row.
+def with_duplicates(
+    shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]], known: Known | None = None
+) -> Iterator[CaptionRow]:
+    """Makes the rows of a shard; the row of a duplicate is a copy of its original's row, or of an earlier row.
 
     If the original was deleted or changed after the plan was made, its duplicates are read and captioned themselves.
 
     Args:
       shard: photos; those that are duplicates have `same_as` set.
       rows_of: reads and captions the photos of a shard that are not duplicates.
+      known: earlier rows that the photos are compared with; None for none.
     """
     rows = rows_of(shard)
     yield from rows
@@ -155,7 +223,8 @@ def with_duplicates(shard: Shard, rows_of: Callable[[Shard], list[CaptionRow]]) 
         original = found.get(ref.same_as)
         # Without a SHA-256, the MD5s are equal, and reading the original has checked its MD5.
         if original and original.sha256 and original.sha256 == (ref.sha256 or original.sha256):
-            yield dataclasses.replace(original, photo=ref.photo, etag=ref.etag)
+            taken = None if known is None or ref.again else known.candidates([ref])[0].of_same_bytes(original)
+            yield taken or dataclasses.replace(original, photo=ref.photo, etag=ref.etag)
         else:
             alone.append(ref._replace(same_as=""))
     if alone:

@@ -13,10 +13,9 @@ from PIL import Image
 from beamscribe.model.bundle import Description
 from beamscribe.model.caption_settings import CaptionSettings
 from beamscribe.model.captioners import exported_model
-from beamscribe.model.captioners.exported_model import CaptionModel
 from beamscribe.model.errors import BeamscribeError, InputError, one_line
 from beamscribe.pipelines import bundle_cache, captioning, failures, stores
-from beamscribe.pipelines.captioning import Captioning
+from beamscribe.pipelines.captioning import Captioning, LazyModel
 from beamscribe.pipelines.failures import Failure, Stage
 from beamscribe.pipelines.images import process_pool, to_pixels
 from beamscribe.pipelines.images.pictures import Picture
@@ -83,7 +82,9 @@ def load(bundle: str | os.PathLike[str] | None = None) -> "Captioner":
     uri = bundle_cache.located(bundle)
     description = bundle_cache.described(uri)
     choices = captioning.checked(uri, description)
-    return Captioner(uri, description, captioning.load_model(choices))
+    model = LazyModel(choices)
+    model.loaded()
+    return Captioner(uri, description, model)
 
 
 class Captioner:
@@ -107,7 +108,7 @@ class Captioner:
       2
     """
 
-    def __init__(self, bundle: str, description: Description, model: CaptionModel):
+    def __init__(self, bundle: str, description: Description, model: LazyModel):
         self._bundle = bundle
         self._description = description
         self._model = model
@@ -180,6 +181,7 @@ class Captioner:
     def _captions(self, photos: Iterator[Any], choices: Captioning) -> Iterator[Caption]:
         try:
             for photo, result in captioning.captions(self._pictures(photos, choices), self._model, choices):
+                assert result is not None, "no photo is known where nothing is expected"
                 yield _caption(photo.picture, result, choices.alternatives)
         except NoCredentialsError as error:
             raise BeamscribeError(one_line(error)) from None

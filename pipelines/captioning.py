@@ -5,14 +5,17 @@ Imports no Beam.
 
 import dataclasses
 import datetime
+import functools
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from beamscribe.model import caption_settings
+from beamscribe.model import bundle, caption_settings
 from beamscribe.model.bundle import Description
 from beamscribe.model.caption_settings import CaptionSettings, draws
 from beamscribe.model.captioners.exported_model import CaptionModel
@@ -20,7 +23,7 @@ from beamscribe.pipelines import bundle_cache
 from beamscribe.pipelines.batches import infer
 from beamscribe.pipelines.failures import Failure
 from beamscribe.pipelines.images.to_pixels import MAX_PIXELS
-from beamscribe.pipelines.photos import CAPTIONED, FAILED, Alternative, CaptionRow
+from beamscribe.pipelines.photos import CAPTIONED, FAILED, MODEL, Alternative, CaptionRow
 from beamscribe.pipelines.sources.base import ListOptions
 from beamscribe.pipelines.sources.photo_reader import Photo
 
@@ -92,34 +95,70 @@ def checked(
     )
 
 
-def load_model(captioning: Captioning) -> CaptionModel:
-    """Loads the model; fetches its bundle if that is remote.
+class LazyModel:
+    """A bundle's model, which is loaded when the first photo needs it.
 
-    Raises:
-      BeamscribeError: the bundle has another fingerprint, is damaged, or can't be fetched.
+    Args:
+      captioning: names the bundle.
     """
-    _LOGGER.info("process %d loads the model", os.getpid())
-    return CaptionModel(bundle_cache.fetched(captioning.bundle, captioning.model))
+
+    def __init__(self, captioning: Captioning):
+        self._captioning = captioning
+        self._lock = threading.Lock()
+        self._model: CaptionModel | None = None
+
+    @functools.cached_property
+    def _folder(self) -> Path:
+        return bundle_cache.fetched(self._captioning.bundle, self._captioning.model)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the photos that the model takes, pixels.
+
+        Raises:
+          BeamscribeError: as for `loaded`.
+        """
+        return bundle.describe(self._folder).image_size
+
+    @property
+    def engine(self) -> str | None:
+        """What runs the model; None while it is not loaded."""
+        return self._model.engine if self._model else None
+
+    def loaded(self) -> CaptionModel:
+        """Loads the model; fetches its bundle if that is remote.
+
+        Raises:
+          BeamscribeError: the bundle has another fingerprint, is damaged, or can't be fetched.
+        """
+        with self._lock:
+            if self._model is None:
+                _LOGGER.info("process %d loads the model", os.getpid())
+                self._model = CaptionModel(self._folder)
+            return self._model
 
 
 def captions(
-    photos: Iterable[Photo], model: CaptionModel, captioning: Captioning
-) -> Iterator[tuple[Photo, list[Alternative] | Failure]]:
+    photos: Iterable[Photo], model: LazyModel, captioning: Captioning
+) -> Iterator[tuple[Photo, list[Alternative] | Failure | None]]:
     """Captions photos in batches.
 
     Args:
-      photos: photos with their pixels or failures.
-      model: what `load_model` returned.
+      photos: photos with their pixels or failures, or known ones.
+      model: the model, which is loaded for the first photo with pixels.
       captioning: how to caption.
 
     Yields:
-      Each photo, in order, with its captions, best first, or its failure.
+      Each photo, in order, with its captions, best first, or its failure; None for a known one.
+
+    Raises:
+      BeamscribeError: the model can't be loaded.
     """
 
     def caption(images: np.ndarray, names: list[str]) -> list[list[Alternative]]:
-        settings = captioning.settings
-        uniforms = draws(names, settings, 1 + captioning.alternatives, model.longest)
-        texts, scores = model.caption(images, settings, uniforms)
+        settings, loaded = captioning.settings, model.loaded()
+        uniforms = draws(names, settings, 1 + captioning.alternatives, loaded.longest)
+        texts, scores = loaded.caption(images, settings, uniforms)
         found = [
             [Alternative(str(text), float(score)) for text, score in zip(*of_photo, strict=True)]
             for of_photo in zip(texts, scores, strict=True)
@@ -128,22 +167,34 @@ def captions(
             raise RuntimeError("the model gave no caption for a photo")
         return found
 
-    return infer(photos, caption, captioning.batch_size)
+    return infer(_loading(photos, model), caption, captioning.batch_size)
 
 
-def rows(photos: Iterable[Photo], model: CaptionModel, captioning: Captioning) -> Iterator[CaptionRow]:
+def _loading(photos: Iterable[Photo], model: LazyModel) -> Iterator[Photo]:
+    """Passes photos on, and loads the model before the first one that needs it: what prevents that fails no photo."""
+    for photo in photos:
+        if photo.picture.pixels is not None:
+            model.loaded()
+        yield photo
+
+
+def rows(photos: Iterable[Photo], model: LazyModel, captioning: Captioning) -> Iterator[CaptionRow]:
     """Captions photos in batches, and yields the row of each photo, in order; arguments are those of `captions`."""
     for photo, result in captions(photos, model, captioning):
-        yield row(photo, result, captioning)
+        assert result is not None, "no photo is known where nothing is expected"
+        yield row(photo, result, captioning, model.engine)
 
 
-def row(photo: Photo, result: list[Alternative] | Failure, captioning: Captioning) -> CaptionRow:
+def row(
+    photo: Photo, result: list[Alternative] | Failure, captioning: Captioning, engine: str | None = None
+) -> CaptionRow:
     """Makes the output row of a photo.
 
     Args:
       photo: the photo with its pixels or its failure.
       result: captions of the photo, best first, or its failure.
       captioning: how the photo was captioned.
+      engine: what ran the model; None where no model has run.
     """
     ref, picture = photo.ref, photo.picture
     failure = result if isinstance(result, Failure) else None
@@ -151,17 +202,25 @@ def row(photo: Photo, result: list[Alternative] | Failure, captioning: Captionin
     return CaptionRow(
         photo=ref.photo,
         etag=ref.etag,
+        bytes=photo.bytes,
         sha256=picture.sha256,
+        image_sha256=picture.image_sha256,
         width=picture.width,
         height=picture.height,
+        orientation=picture.orientation,
+        taken_at=picture.taken_at,
+        description=picture.description,
         status=FAILED if failure else CAPTIONED,
         caption=found[0].caption if found else None,
         score=found[0].score if found else None,
         alternatives=tuple(found[1 : captioning.alternatives + 1]),
+        perceptual_hash=picture.perceptual_hash,
         stage=failure.stage if failure else None,
         error=failure.error if failure else None,
         message=failure.message if failure else None,
         model=captioning.model,
+        engine=engine if found else None,
         settings=captioning.settings_fingerprint,
+        source=MODEL if found else None,
         written_at=datetime.datetime.now(datetime.UTC),
     )

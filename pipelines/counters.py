@@ -22,10 +22,11 @@ BATCH_SIZE = "batch_size"
 
 
 def count_row(status: str, error: str | None) -> None:
-    """Counts a photo: in `captioned`, `prepared` or `failed` and, if it failed, in `failed_<code>`.
+    """Counts a photo: in `captioned`, `taken_over`, `gone`, `prepared` or `failed`; if it failed, in `failed_<code>`.
 
     Args:
-      status: `captioned` or `failed`, as in the photo's row; `prepared` for a photo of training data.
+      status: `captioned`, `gone` or `failed`, as in the photo's row; `taken_over` for the caption of an earlier row;
+        `prepared` for a photo of training data.
       error: the error code of a photo that failed; else None.
     """
     if not _is_beam_in_use():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from apache_beam.ml.inference.base import ModelHandler
@@ -9,7 +10,7 @@ from apache_beam.ml.inference.base import ModelHandler
 from beamscribe.pipelines import inference_internals
 from beamscribe.pipelines.photos import Shard
 from beamscribe.pipelines.sources import photo_reader
-from beamscribe.pipelines.sources.photo_reader import Photo, ReadOptions
+from beamscribe.pipelines.sources.photo_reader import Expectations, Photo, ReadOptions
 
 # What a shard gives, and the model that it is given to.
 Result = TypeVar("Result")
@@ -28,17 +29,21 @@ class PhotoStream:
     def __len__(self) -> int:
         return len(self.shard)
 
-    def pictures(self, size: int, options: ReadOptions = ReadOptions()) -> Iterator[Photo]:
+    def pictures(
+        self, size: int, options: ReadOptions = ReadOptions(), expected: Expectations = MappingProxyType({})
+    ) -> Iterator[Photo]:
         """Reads the photos of the shard, except its duplicates, and converts them to pixels.
 
         Args:
           size: height and width of the results, pixels.
           options: how photos are read and converted.
+          expected: digests that make a photo known; one that has them is read, but not decoded.
 
         Yields:
-          Each photo, in the shard's order, with pixels `[size, size, 3]`, uint8, or with its failure.
+          Each photo, in the shard's order, with pixels `[size, size, 3]`, uint8, with its failure, or known.
         """
-        return photo_reader.shared().stream([ref for ref in self.shard.photos if not ref.same_as], size, options)
+        refs = [ref for ref in self.shard.photos if not ref.same_as]
+        return photo_reader.shared().stream(refs, size, options, expected)
 
 
 inference_internals.let_beam_measure_memory()

@@ -26,6 +26,7 @@ class PhotoRef(NamedTuple):
       md5: MD5 of the bytes, hexadecimal; empty if the store's listing does not contain it. Reading checks it.
       failure: why the photo can't be read, if listing found a reason.
       attempts: number of consecutive earlier runs in which this version of the photo failed.
+      again: whether the photo is captioned again although it has a caption: none is taken over.
 
     Example:
       >>> import apache_beam as beam
@@ -48,6 +49,7 @@ class PhotoRef(NamedTuple):
     md5: str = ""
     failure: Failure | None = None
     attempts: int = 0
+    again: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +59,14 @@ class Shard:
     Attributes:
       index: number of the shard in the plan, from 0.
       photos: the photos to caption.
+      known: paths of the files with earlier rows, whose captions may be those of the photos.
+      gone: paths of the files with the rows of photos that are no longer there; such a shard has no photos.
     """
 
     index: int
     photos: tuple[PhotoRef, ...]
+    known: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -84,6 +90,38 @@ class Alternative(NamedTuple):
     score: float
 
 
+class Tag(NamedTuple):
+    """A word for what a photo shows.
+
+    Attributes:
+      tag: the word.
+      score: the probability that it is right.
+
+    Example:
+      >>> beamscribe.Tag("dog", 0.9).tag
+      'dog'
+    """
+
+    tag: str
+    score: float
+
+
+class Origin(NamedTuple):
+    """Where the caption of a row was made that a later run has taken over.
+
+    Attributes:
+      photo: path or URI that the photo had then.
+      run_number: number of the run that made the caption; None for a run of 0.1.0, which had no number.
+
+    Example:
+      >>> beamscribe.Origin("/photos/2019/a.jpg", 12).run_number
+      12
+    """
+
+    photo: str
+    run_number: int | None
+
+
 @dataclasses.dataclass(frozen=True)
 class CaptionRow:
     """The output row of one photo, a dataclass. The fields are the columns of `CAPTION_SCHEMA`.
@@ -94,7 +132,8 @@ class CaptionRow:
       sha256: SHA-256 of the bytes, hexadecimal; None where they could not be read.
       width: pixels, upright; None if unknown.
       height: pixels, upright; None if unknown.
-      status: `captioned` or `failed`.
+      status: `captioned`, `failed`, `gone` for a photo that is no longer there, or `withdrawn` for a caption of a
+        person's that no longer stands.
       caption: the best caption; None for a photo that failed.
       score: the caption's mean log-probability per token, in nats; None for a photo that failed.
       alternatives: the next-best captions, best first.
@@ -107,13 +146,25 @@ class CaptionRow:
       attempts: number of consecutive runs in which this version of the photo failed, this one included; 0 for a photo
         that is captioned, None where no job wrote the row.
       run_number: number of the run that made the row, by which rows are ordered; None where no job wrote it.
+      bytes: number of bytes of the file; None where they could not be read.
+      image_sha256: SHA-256 of the picture's own data without the file's metadata, hexadecimal; `images.picture_digest`.
+      orientation: the EXIF orientation (1 to 8) that the picture was turned upright by; None if unknown.
+      taken_at: date and time of the shot as the camera wrote it, without a time zone; None if the file does not say it.
+      description: what the file's own metadata says of the photo; None if it says nothing.
+      tags: words for what the photo shows, best first; None from a model that gives none.
+      familiarity: how near the photo is to what the model was trained on, 0 to 1; None from a model that does not say.
+      perceptual_hash: 64 bits, as a signed integer: pictures that look alike differ in few bits; None if unknown.
+      engine: what ran the model; None where no model has run.
+      source: who wrote the caption: `model` or `person`; None for a photo that failed.
+      edited_by: the person who wrote the caption; None for a model's caption.
+      taken_from: where the caption was made, if the row has taken it over; else None.
 
     Example:
       >>> import apache_beam as beam
       >>> with beam.Pipeline("FnApiRunner") as pipeline:
       ...   rows = pipeline | beam.Create(["photos/nothing.jpg"]) | beamscribe.CaptionPhotos()
       ...   _ = rows | beam.Map(lambda row: print(row.to_dict()["error"], len(row.to_dict())))
-      not_found 17
+      not_found 29
     """
 
     photo: str
@@ -133,14 +184,39 @@ class CaptionRow:
     written_at: datetime.datetime
     attempts: int | None = None
     run_number: int | None = None
+    bytes: int | None = None
+    image_sha256: str | None = None
+    orientation: int | None = None
+    taken_at: datetime.datetime | None = None
+    description: str | None = None
+    tags: tuple[Tag, ...] | None = None
+    familiarity: float | None = None
+    perceptual_hash: int | None = None
+    engine: str | None = None
+    source: str | None = None
+    edited_by: str | None = None
+    taken_from: Origin | None = None
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether the row has the caption of an earlier row."""
+        return self.status == CAPTIONED and self.taken_from is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON has them: no classes, the time in ISO 8601. `--export jsonl` writes the same."""
-        return {**self._as_record(), "written_at": self.written_at.isoformat()}
+        """The columns as JSON has them: no classes, times in ISO 8601. `--export jsonl` writes the same."""
+        record = self._as_record()
+        for name in ("taken_at", "written_at"):
+            record[name] = record[name] and record[name].isoformat()
+        return {name: record[name] for name in CAPTION_SCHEMA.names}
 
     def _as_record(self) -> dict[str, Any]:
         # Not `dataclasses.asdict`, which would copy every field deeply.
-        return {**vars(self), "alternatives": [alternative._asdict() for alternative in self.alternatives]}
+        return {
+            **vars(self),
+            "alternatives": [alternative._asdict() for alternative in self.alternatives],
+            "tags": None if self.tags is None else [tag._asdict() for tag in self.tags],
+            "taken_from": self.taken_from and self.taken_from._asdict(),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +236,20 @@ class ShardResult:
 
 CAPTIONED = "captioned"
 FAILED = "failed"
+# The photo is no longer there. The row keeps all that its latest one said.
+GONE = "gone"
+# A person has taken a caption back.
+WITHDRAWN = "withdrawn"
+
+# What became of a photo in a run, beside the statuses: it has the caption of an earlier row.
+TAKEN_OVER = "taken_over"
+
+# Who wrote a caption.
+MODEL = "model"
+PERSON = "person"
 
 # The schema version that is written. A file states its version in its metadata; a file that does not has version 1.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _RETRIES = b"retries"
 _RUN_NUMBER = b"run_number"
@@ -173,18 +260,30 @@ _VERSION = b"schema_version"
 _COLUMNS = (
     (1, pa.field("photo", pa.string(), nullable=False)),
     (1, pa.field("etag", pa.string(), nullable=False)),
+    (3, pa.field("bytes", pa.int64())),
     (1, pa.field("sha256", pa.string())),
+    (3, pa.field("image_sha256", pa.string())),
     (1, pa.field("width", pa.int32())),
     (1, pa.field("height", pa.int32())),
+    (3, pa.field("orientation", pa.int32())),
+    (3, pa.field("taken_at", pa.timestamp("us"))),
+    (3, pa.field("description", pa.string())),
     (1, pa.field("status", pa.string(), nullable=False)),
     (1, pa.field("caption", pa.string())),
     (1, pa.field("score", pa.float32())),
     (1, pa.field("alternatives", pa.list_(pa.struct([("caption", pa.string()), ("score", pa.float32())])))),
+    (3, pa.field("tags", pa.list_(pa.struct([("tag", pa.string()), ("score", pa.float32())])))),
+    (3, pa.field("familiarity", pa.float32())),
+    (3, pa.field("perceptual_hash", pa.int64())),
     (1, pa.field("stage", pa.string())),
     (1, pa.field("error", pa.string())),
     (1, pa.field("message", pa.string())),
     (1, pa.field("model", pa.string(), nullable=False)),
+    (3, pa.field("engine", pa.string())),
     (1, pa.field("settings", pa.string(), nullable=False)),
+    (3, pa.field("source", pa.string())),
+    (3, pa.field("edited_by", pa.string())),
+    (3, pa.field("taken_from", pa.struct([("photo", pa.string()), ("run_number", pa.int64())]))),
     (1, pa.field("written_at", pa.timestamp("us", tz="UTC"), nullable=False)),
     (2, pa.field("attempts", pa.int32())),
     (2, pa.field("run_number", pa.int64())),
@@ -212,6 +311,7 @@ PHOTO_SCHEMA = pa.schema(
         ("md5", pa.string()),
         ("failure", pa.struct([("stage", pa.string()), ("error", pa.string()), ("message", pa.string())])),
         ("attempts", pa.int32()),
+        ("again", pa.bool_()),
     ]
 )
 
@@ -226,6 +326,21 @@ def caption_table(rows: Iterable[CaptionRow], retries: int = 0, run_number: int 
     """
     records = [row._as_record() for row in rows]
     return pa.Table.from_pylist(records, schema=versioned_schema(run_number, {_RETRIES: str(retries)}))
+
+
+def caption_rows(table: pa.Table) -> list[CaptionRow]:
+    """Converts a table of `CAPTION_SCHEMA` to rows."""
+    return [
+        CaptionRow(
+            **{
+                **record,
+                "alternatives": tuple(Alternative(**found) for found in record["alternatives"] or ()),
+                "tags": None if record["tags"] is None else tuple(Tag(**found) for found in record["tags"]),
+                "taken_from": record["taken_from"] and Origin(**record["taken_from"]),
+            }
+        )
+        for record in table.select(CAPTION_SCHEMA.names).to_pylist()
+    ]
 
 
 def closing_table(number: int) -> pa.Table:

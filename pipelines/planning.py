@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,25 +9,46 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import AsIter
+import pyarrow as pa
+from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.typehints.decorators import no_annotations
 
-from beamscribe.pipelines import duplicates, ledger
+from beamscribe.pipelines import clues, duplicates, gone, ledger, sharding
+from beamscribe.pipelines.clues import Group, Wanted
 from beamscribe.pipelines.control import unattended
+from beamscribe.pipelines.known import Known
 from beamscribe.pipelines.ledger import DoneRule, Why
 from beamscribe.pipelines.listing import Listed
-from beamscribe.pipelines.output import frozen_plan
-from beamscribe.pipelines.output.frozen_plan import Unit, write_unit
+from beamscribe.pipelines.output import current, frozen_plan
+from beamscribe.pipelines.output.frozen_plan import GoneUnit, Unit, write_table, write_unit
 from beamscribe.pipelines.output.run_documents import Plan, PlannedShard
 from beamscribe.pipelines.photos import PhotoRef
+from beamscribe.pipelines.sources import scope
 from beamscribe.pipelines.sources.base import ListOptions
 
-# With fewer shards per worker, some workers would idle at the end.
-SHARDS_PER_WORKER = 8
-# Smaller shards would only make the model's batches smaller.
-SMALLEST_SHARD = 32
 # Kinds of ignored files that are told apart: a folder may hold thousands, such as `.0`, `.1` and so on.
 MOST_KINDS = 10
+
+
+class Counts(NamedTuple):
+    """Numbers of photos in one part of the listing, or in several.
+
+    Attributes:
+      listed: different photos in the listing.
+      outdated: skipped photos that were captioned by another model or with other settings.
+      edited: listed photos that a person has captioned.
+      below: photos below the inputs that have rows, and were there in the last run.
+    """
+
+    listed: int = 0
+    outdated: int = 0
+    edited: int = 0
+    below: int = 0
+
+    @classmethod
+    def sum(cls, counts: "Iterable[Counts]") -> "Counts":
+        """Adds up counts."""
+        return cls(*map(sum, zip(cls(), *counts, strict=True)))
 
 
 class New(NamedTuple):
@@ -36,13 +56,13 @@ class New(NamedTuple):
 
     Attributes:
       photos: photos to caption.
-      listed: number of different photos in the part.
-      outdated: number of skipped photos that were captioned by another model or with other settings.
+      counts: numbers of photos in the part.
+      vanished: `[photos]`, strings of 16 bytes, digests of photos below the inputs that are not listed any more.
     """
 
     photos: tuple[PhotoRef, ...]
-    listed: int
-    outdated: int
+    counts: Counts
+    vanished: np.ndarray
 
 
 class Count(NamedTuple):
@@ -64,16 +84,24 @@ class Count(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a part of the listing holds: the input that it belongs to, its photos, and its ignored files by kind."""
+    """What a part of the listing holds.
+
+    Attributes:
+      input: the input that the part belongs to.
+      photos: number of its photos.
+      ignored: number of its ignored files by kind.
+      unseen: folders and archives that could not be listed.
+    """
 
     input: str
     photos: int
     ignored: dict[str, int]
+    unseen: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, part: Listed) -> "Found":
         """Counts a part."""
-        return cls(part.input, len(part.photos), part.ignored)
+        return cls(part.input, len(part.photos), part.ignored, scope.unseen(part.photos))
 
     @classmethod
     def sum(cls, parts: "Iterable[Found]") -> tuple[dict[str, int], dict[str, int]]:
@@ -115,6 +143,8 @@ class PlanShards(beam.PTransform):
       options: how the inputs are listed and read.
       run_number: number of the run; 0 for a run that takes its number when the plan is frozen.
       output: the folder whose lease such a run takes then; empty for none.
+      marks_gone: whether to mark photos that are no longer there.
+      accept_gone: whether to mark them even if they are many.
     """
 
     folder: str
@@ -126,21 +156,26 @@ class PlanShards(beam.PTransform):
     options: ListOptions = ListOptions()
     run_number: int = 0
     output: str = ""
+    marks_gone: bool = True
+    accept_gone: bool = False
 
     # Beam only knows type hints for a single input collection, and warns about a tuple of them.
     @no_annotations
     def expand(
-        self, inputs: tuple[beam.PCollection[Listed], beam.PCollection[tuple[int, np.ndarray]]]
+        self,
+        inputs: tuple[
+            beam.PCollection[Listed], beam.PCollection[tuple[int, np.ndarray]], beam.PCollection[Sequence[str]]
+        ],
     ) -> beam.PCollection[PlannedShard]:
         """Plans the shards.
 
         Args:
-          inputs: the parts of the listing, and the (part, entries) pairs of the ledger.
+          inputs: the parts of the listing, the (part, entries) pairs of the ledger, and its files, in groups.
 
         Returns:
           The shards of the frozen plan.
         """
-        listed, entries = inputs
+        listed, entries, files = inputs
         photos = listed | "PartitionPhotos" >> beam.FlatMap(lambda part: ledger.by_part(part.photos))
         left = (
             {"photos": photos, "entries": entries}
@@ -156,162 +191,124 @@ class PlanShards(beam.PTransform):
                 | "MarkDuplicates" >> beam.Map(self._marked)
             )
         counts = AsIter(new | "CountNew" >> beam.Map(Count.of))
+        grouped = new | "PartitionShards" >> beam.FlatMap(self._by_group, counts)
+        wanted = AsSingleton(
+            grouped
+            | "Clues" >> beam.FlatMap(wanted_of, AsIter(files))
+            | "CollectClues" >> beam.combiners.ToList()
+            | "Wanted" >> beam.Map(Wanted.of, AsIter(left | "Vanished" >> beam.Map(lambda part: part.vanished)))
+        )
+        earlier = files | "ReadKnown" >> beam.FlatMap(clues.rows_for, wanted, self.rule)
+        found = AsIter(listed | "CountFound" >> beam.Map(Found.of))
         return (
-            new
-            | "PartitionShards" >> beam.FlatMap(self._by_shard, counts)
-            | "GroupShards" >> beam.GroupByKey()
-            | "WriteUnits" >> beam.FlatMap(self._units, counts).with_output_types(Unit)
+            {"photos": grouped, "earlier": earlier}
+            | "GroupShards" >> beam.CoGroupByKey()
+            | "WriteUnits" >> beam.FlatMap(self._units, counts, wanted, found)
             | "CollectUnits" >> beam.combiners.ToList()
             | "FreezePlan"
-            >> beam.Map(
-                self._freeze,
-                AsIter(left | "CountParts" >> beam.Map(lambda part: (part.listed, part.outdated))),
-                AsIter(listed | "CountFound" >> beam.Map(Found.of)),
-            )
+            >> beam.Map(self._freeze, AsIter(left | "CountParts" >> beam.Map(lambda part: part.counts)), found)
             | "Shards" >> beam.FlatMap(lambda plan: plan.shards).with_output_types(PlannedShard)
         )
 
     def _not_done(self, part: tuple[int, Mapping[str, Iterable[Any]]]) -> New:
         _, both = part
-        return not_done(itertools.chain.from_iterable(both["photos"]), ledger.latest(both["entries"]), self.rule)
+        photos, entries = itertools.chain.from_iterable(both["photos"]), ledger.latest(both["entries"])
+        return not_done(photos, entries, self.rule, self.marks_gone)
 
     def _marked(self, part: tuple[int, Iterable[tuple[PhotoRef, ...]]]) -> tuple[PhotoRef, ...]:
         return tuple(duplicates.marked(itertools.chain.from_iterable(part[1]), self.options))
 
-    def _by_shard(self, photos: tuple[PhotoRef, ...], counts: Iterable[Count]) -> Iterator[tuple[tuple[str, int], Any]]:
-        count = Count.sum(counts)
-        return by_shard(photos, max(1, math.ceil(count.standalone / self._size(count.photos))))
+    def _by_group(self, photos: tuple[PhotoRef, ...], counts: Iterable[Count]) -> Iterator[tuple[Group, Any]]:
+        return sharding.by_group(photos, self._shards(Count.sum(counts)))
+
+    def _shards(self, count: Count) -> int:
+        """The number of shards for standalone photos."""
+        return max(1, math.ceil(count.standalone / self._size(count.photos)))
 
     def _units(
-        self, group: tuple[tuple[str, int], Iterable[tuple[PhotoRef, ...]]], counts: Iterable[Count]
-    ) -> Iterator[Unit]:
-        (container, number), photos = group
-        several = list(itertools.chain.from_iterable(photos))
-        if not container:
-            yield write_unit(self.folder, "", number, sorted(several, key=lambda ref: (bool(ref.same_as), ref.photo)))
+        self,
+        group: tuple[Group, Mapping[str, Iterable[Any]]],
+        counts: Iterable[Count],
+        wanted: Wanted,
+        found: Iterable[Found],
+    ) -> Iterator[Unit | GoneUnit]:
+        (container, number), both = group
+        earlier = clues.unpacked(both["earlier"])
+        if number < 0:
+            yield from self._gone(number, earlier, wanted, found)
             return
-        for unit in cut(several, self._size(Count.sum(counts).photos)):
-            yield write_unit(self.folder, container, unit[0].place, unit)
+        count = Count.sum(counts)
+        photos = itertools.chain.from_iterable(both["photos"])
+        units = (
+            ((unit[0].place, unit) for unit in sharding.cut(photos, self._size(count.photos)))
+            if container
+            else sharding.by_shard(photos, self._shards(count))
+        )
+        known = Known(earlier) if len(earlier) else None
+        for first, unit in units:
+            yield write_unit(self.folder, container, first, unit, known.selected(unit) if known else None)
+
+    def _gone(self, number: int, earlier: pa.Table, wanted: Wanted, found: Iterable[Found]) -> Iterator[GoneUnit]:
+        parts = list(found)
+        _, inputs = Found.sum(parts)
+        # An input without photos may be a disk that is not mounted.
+        names = [uri for uri, photos in inputs.items() if photos]
+        not_seen = itertools.chain.from_iterable(part.unseen for part in parts)
+        rows, moved = gone.tombstones(earlier, scope.Scope(names, not_seen, self.options), wanted)
+        if len(rows):
+            yield GoneUnit(-number, len(rows), moved, write_table(self.folder, "gone", rows))
 
     def _size(self, count: int) -> int:
-        return photos_per_shard(count, self.shard_size, self.workers)
+        return sharding.photos_per_shard(count, self.shard_size, self.workers)
 
-    def _freeze(self, units: Sequence[Unit], counts: Iterable[tuple[int, int]], found: Iterable[Found]) -> Plan:
-        return freeze(self, units, list(counts), found)
+    def _freeze(self, units: Sequence[Unit | GoneUnit], counts: Iterable[Counts], found: Iterable[Found]) -> Plan:
+        return freeze(self, units, Counts.sum(counts), found)
 
 
-def not_done(photos: Iterable[PhotoRef], entries: Mapping[bytes, ledger.Entry], rule: DoneRule) -> New:
+def wanted_of(
+    group: tuple[Group, tuple[PhotoRef, ...]], files: Iterable[Sequence[str]]
+) -> Iterator[tuple[Group, np.ndarray]]:
+    """The clues of a group of planned photos; nothing if there are no earlier rows."""
+    if any(files):
+        yield group[0], clues.wanted_by(group[1])
+
+
+def not_done(
+    photos: Iterable[PhotoRef], entries: Mapping[bytes, ledger.Entry], rule: DoneRule, marks_gone: bool = True
+) -> New:
     """Selects the photos that are not done; a photo that several inputs contain counts once.
 
     Args:
       photos: listed photos.
       entries: ledger entries by the digest of the photo.
       rule: decides which photos are done.
+      marks_gone: whether to find photos that are not listed any more.
     """
     listed = {ref.photo: ref for ref in photos}
-    new, outdated = [], 0
+    new, digests, outdated, edited = [], set(), 0, 0
     for ref in listed.values():
-        etag, entry = ledger.etag_digest(ref.etag), entries.get(ledger.photo_digest(ref.photo))
+        digest, etag = ledger.photo_digest(ref.photo), current.etag_digest(ref.etag)
+        digests.add(digest)
+        entry = entries.get(digest)
         why = rule.why(etag, entry)
         outdated += why == Why.DONE_OTHERWISE
+        edited += entry is not None and entry.is_edited
         if not why.skips:
-            new.append(ref._replace(attempts=entry.failed_attempts(etag)) if entry else ref)
-    return New(tuple(new), len(listed), outdated)
+            attempts = entry.failed_attempts(etag) if entry else 0
+            new.append(ref._replace(attempts=attempts, again=why.repeats))
+    below = {digest for digest, entry in entries.items() if entry.is_below and not entry.is_gone}
+    vanished = below - digests if marks_gone else set()
+    counts = Counts(len(listed), outdated, edited, len(below))
+    return New(tuple(new), counts, np.array(sorted(vanished), "S16"))
 
 
-def photos_per_shard(photos: int, shard_size: int, workers: int) -> int:
-    """The number of photos per shard: `shard_size`, or fewer if workers would idle otherwise.
-
-    Args:
-      photos: number of photos to caption.
-      shard_size: number of photos per shard that was asked for.
-      workers: number of workers.
-    """
-    return min(shard_size, max(SMALLEST_SHARD, math.ceil(photos / (SHARDS_PER_WORKER * workers))))
-
-
-def shard_of(photo: str, shards: int) -> int:
-    """The shard of a standalone photo, from 0; every process computes the same one, unlike with `hash`."""
-    return int.from_bytes(hashlib.blake2b(photo.encode(), digest_size=8).digest(), "big") % shards
-
-
-def by_shard(photos: Sequence[PhotoRef], shards: int) -> Iterator[tuple[tuple[str, int], tuple[PhotoRef, ...]]]:
-    """Groups photos by container, or standalone photos by shard.
-
-    A duplicate joins the group of its original, which must be one of `photos`.
-
-    Args:
-      photos: photos to group.
-      shards: number of shards for standalone photos.
-
-    Yields:
-      ((container, shard), photos) pairs; container is empty for standalone photos, shard is 0 for containers.
-    """
-    originals = {ref.photo: ref for ref in photos}
-    groups: dict[tuple[str, int], list[PhotoRef]] = collections.defaultdict(list)
-    for ref in photos:
-        read = originals[ref.same_as or ref.photo]
-        groups[read.container, 0 if read.container else shard_of(read.photo, shards)].append(ref)
-    for key, refs in groups.items():
-        yield key, tuple(refs)
-
-
-def cut(photos: Iterable[PhotoRef], size: int) -> Iterator[list[PhotoRef]]:
-    """Cuts the photos of a container into ranges of approximately `size` photos.
-
-    The photos of a block stay together, even if they are more than `size`. Duplicates come at the end of the range that
-    contains their originals.
-    """
-    same: dict[str, list[PhotoRef]] = collections.defaultdict(list)
-    originals: list[PhotoRef] = []
-    for ref in photos:
-        (same[ref.same_as] if ref.same_as else originals).append(ref)
-    originals.sort(key=lambda ref: (ref.block, ref.place, ref.photo))
-    unit: list[PhotoRef] = []
-    for _, block in itertools.groupby(originals, key=lambda ref: ref.block):
-        refs = list(block)
-        if unit and len(unit) + len(refs) > size:
-            yield unit + [twin for ref in unit for twin in same.get(ref.photo, ())]
-            unit = []
-        unit += refs
-    yield unit + [twin for ref in unit for twin in same.get(ref.photo, ())]
-
-
-def shards_of(units: Iterable[Unit], size: int) -> tuple[PlannedShard, ...]:
-    """Makes shards from units.
-
-    Each unit of standalone files becomes a shard. Units of containers are put together, up to `size` photos per shard.
-
-    Args:
-      units: all units of the run, in any order.
-      size: number of photos per shard; a shard with a single unit may have more.
-    """
-    shards: list[list[Unit]] = []
-    for unit in sorted(units):
-        last = shards[-1] if shards else []
-        fits = unit.container and last and last[0].container and sum(u.photos for u in last) + unit.photos <= size
-        if fits:
-            last.append(unit)
-        else:
-            shards.append([unit])
-    return tuple(
-        PlannedShard(index, sum(unit.photos for unit in together), tuple(unit.path for unit in together))
-        for index, together in enumerate(shards)
-    )
-
-
-def freeze(
-    settings: PlanShards,
-    units: Sequence[Unit],
-    counts: Sequence[tuple[int, int]],
-    found: Iterable[Found],
-) -> Plan:
+def freeze(settings: PlanShards, units: Sequence[Unit | GoneUnit], counts: Counts, found: Iterable[Found]) -> Plan:
     """Makes and writes the plan, unless the run already has one, and returns the plan that the run has.
 
     Args:
       settings: describe the run.
-      units: photos to caption.
-      counts: number of listed and of outdated photos in each part.
+      units: photos to caption, and photos that are gone.
+      counts: numbers of photos in all parts.
       found: what each part of the listing holds.
 
     Raises:
@@ -325,19 +322,28 @@ def freeze(
     number = settings.run_number
     if not number and settings.output:
         number = unattended.take(settings.output, settings.run)
-    planned = sum(unit.photos for unit in units)
-    listed = sum(part_listed for part_listed, _ in counts)
+    to_caption = [unit for unit in units if isinstance(unit, Unit)]
+    vanished = [unit for unit in units if isinstance(unit, GoneUnit)]
+    planned = sum(unit.photos for unit in to_caption)
+    shards = sharding.shards_of(to_caption, sharding.photos_per_shard(planned, settings.shard_size, settings.workers))
+    photos_gone = sum(unit.photos for unit in vanished)
+    is_marked = settings.accept_gone or not gone.are_many(
+        photos_gone - sum(unit.moved for unit in vanished), counts.below
+    )
     ignored, inputs = Found.sum(found)
     plan = Plan(
         run=settings.run,
-        listed=listed,
-        skipped=listed - planned,
+        listed=counts.listed,
+        skipped=counts.listed - planned,
         planned=planned,
-        duplicates=sum(unit.duplicates for unit in units),
-        outdated=sum(part_outdated for _, part_outdated in counts),
+        duplicates=sum(unit.duplicates for unit in to_caption),
+        outdated=counts.outdated,
         ignored=ignored,
         inputs=inputs,
-        shards=shards_of(units, photos_per_shard(planned, settings.shard_size, settings.workers)),
+        shards=shards + (sharding.shards_of_gone(vanished, len(shards)) if is_marked else ()),
         run_number=number,
+        gone=photos_gone if is_marked else 0,
+        vanished=0 if is_marked else photos_gone,
+        edited=counts.edited,
     )
     return frozen_plan.write(settings.folder, plan)

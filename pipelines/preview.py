@@ -2,14 +2,19 @@
 
 import collections
 import dataclasses
+import itertools
 from typing import Any
 
-from beamscribe.pipelines import ledger, listing
+import numpy as np
+
+from beamscribe.pipelines import clues, gone, ledger, listing
 from beamscribe.pipelines.caption_options import CaptionOptions
+from beamscribe.pipelines.clues import Wanted
 from beamscribe.pipelines.ledger import DoneRule, Why
-from beamscribe.pipelines.output import layout
+from beamscribe.pipelines.output import current, layout, resemblance
 from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.planning import Found
+from beamscribe.pipelines.sources.scope import Scope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +23,18 @@ class Preview:
 
     Attributes:
       whys: number of photos that would be captioned or skipped for each reason.
+      may_be_taken_over: number of the photos to caption that resemble earlier ones, by size or name; those that turn
+        out to be the same are not captioned again.
+      gone: number of photos that are no longer there.
+      marks_gone: whether these would be marked, since they are few or `accept_gone` is given.
       ignored: number of ignored files by kind, most frequent first.
       inputs: number of photos found in each input, those that several inputs contain included.
     """
 
     whys: dict[Why, int]
+    may_be_taken_over: int
+    gone: int
+    marks_gone: bool
     ignored: dict[str, int]
     inputs: dict[str, int]
 
@@ -55,21 +67,48 @@ def preview(options: CaptionOptions, since: Since | None) -> Preview:
     """
     number = layout.next_number(options.output)
     rule = DoneRule(options.model, options.settings_fingerprint, options.recaption, since, number)
-    # As in a job, photos and entries are compared part by part. Of a photo, only two digests stay in memory.
-    photos: dict[int, dict[bytes, int]] = collections.defaultdict(dict)
-    found = []
+    # As in a job, photos and entries are compared part by part. Of a photo, only digests and clues stay in memory.
+    photos: dict[int, dict[bytes, tuple[int, int]]] = collections.defaultdict(dict)
+    all_clues = [np.empty((0, resemblance.KINDS), np.uint64)]
+    found, places = [], itertools.count()
     for part in listing.list_parts(options.inputs, options.sources, options.limit):
         found.append(Found.of(part))
+        all_clues.append(resemblance.clues_of_refs(part.photos))
         for ref in part.photos:
             digest = ledger.photo_digest(ref.photo)
-            photos[ledger.part_of(digest)][digest] = ledger.etag_digest(ref.etag)
+            photos[ledger.part_of(digest)][digest] = current.etag_digest(ref.etag), next(places)
+    files = list(ledger.committed_files(options.output, without_run=""))
     entries: dict[int, list[Any]] = collections.defaultdict(list)
-    for files in ledger.committed_files(options.output, without_run=""):
-        for number, some in ledger.entries_of(files, rule):
-            entries[number].append(some)
+    for number, some in itertools.chain.from_iterable(
+        ledger.entries_of(several, rule, options.inputs) for several in files
+    ):
+        entries[number].append(some)
     whys: collections.Counter[Why] = collections.Counter()
-    for number, etags in photos.items():
-        known = ledger.latest(entries.pop(number, []))
-        whys.update(rule.why(etag, known.get(digest)) for digest, etag in etags.items())
+    new, vanished, below = [], [], 0
+    for number in photos.keys() | entries.keys():
+        known, listed = ledger.latest(entries.pop(number, [])), photos.get(number, {})
+        for digest, (etag, place) in listed.items():
+            why = rule.why(etag, known.get(digest))
+            whys[why] += 1
+            if not (why.skips or why.repeats):
+                new.append(place)
+        there = {digest for digest, entry in known.items() if entry.is_below and not entry.is_gone}
+        vanished += sorted(there - listed.keys()) if options.limit is None else []
+        below += len(there)
     ignored, inputs = Found.sum(found)
-    return Preview(dict(whys), ignored, inputs)
+    # The ledger is read again, for what is wanted alone.
+    of_new = np.concatenate(all_clues)[new]
+    wanted = Wanted.of([(("", 0), np.unique(of_new))], [np.array(vanished, "S16")])
+    all_files = () if wanted.is_empty else itertools.chain.from_iterable(files)
+    alike, old = clues.matching(all_files, wanted, rule)
+    names = [uri for uri, count in inputs.items() if count]
+    not_seen = itertools.chain.from_iterable(part.unseen for part in found)
+    rows, moved = gone.tombstones(old, Scope(names, not_seen, options.sources), wanted)
+    return Preview(
+        whys=dict(whys),
+        may_be_taken_over=int(np.isin(of_new, resemblance.clues_of_rows(alike)).any(axis=1).sum()),
+        gone=len(rows),
+        marks_gone=options.accept_gone or not gone.are_many(len(rows) - moved, below),
+        ignored=ignored,
+        inputs=inputs,
+    )

@@ -89,7 +89,7 @@ def test_photos_are_captioned_from_it_and_not_to_it(elsewhere, tmp_path, tiny_bu
     assert sorted(ref.photo for ref in found) == [f"{elsewhere}/photos/{number}.jpg" for number in range(3)]
     given = ["--input", f"{elsewhere}/photos", "--bundle", str(tiny_bundle)]
     assert cli.main(["caption", *given, "--output", str(tmp_path / "out")]) == 0
-    assert "listed 3 = skipped 0 + captioned 3 + failed 0" in capsys.readouterr().out
+    assert "listed 3 = skipped 0 + taken over 0 + captioned 3 + failed 0" in capsys.readouterr().out
     (path,) = layout.committed_files(str(tmp_path / "out"))
     assert sorted(rows.read_table(path)["photo"].to_pylist()) == sorted(ref.photo for ref in found)
     assert cli.main(["caption", *given, "--output", f"{elsewhere}/refused"]) == 1

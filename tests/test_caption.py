@@ -113,7 +113,7 @@ def test_every_photo_is_one_row(archive, tmp_path, tiny_bundle, capsys):
     report = report_of(output, run)
     assert (report["listed"], report["skipped"], report["captioned"], report["failed"]) == (46, 0, 41, 5)
     assert (output / "runs" / run / "_SUCCESS").exists()
-    assert "listed 46 = skipped 0 + captioned 41 + failed 5" in capsys.readouterr().out
+    assert "listed 46 = skipped 0 + taken over 0 + captioned 41 + failed 5" in capsys.readouterr().out
     files = list((output / "captions" / f"run={run}").iterdir())
     assert len(files) > 1 and all(ds.dataset(str(file)).schema.equals(CAPTION_SCHEMA) for file in files)
 
@@ -480,7 +480,7 @@ def test_archives_lists_and_folders_in_one_run(archive, tmp_path, tiny_bundle, c
     failed = [(row["photo"], row["error"]) for row in rows if row["status"] == "failed"]
     assert failed == [(f"{tmp_path}/some.zip#broken.jpg", "empty")]
     printed = capsys.readouterr().out
-    assert "listed 72 = skipped 0 + captioned 71 + failed 1" in printed
+    assert "listed 72 = skipped 0 + taken over 0 + captioned 71 + failed 1" in printed
     assert "duplicates of other photos, not read: 30" in printed and "ignored files: 1 .txt" in printed
     report = report_of(output, runs_of(output)[0])
     assert (report["duplicates"], report["ignored"]) == (30, {".txt": 1})

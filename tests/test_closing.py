@@ -1,6 +1,7 @@
 """Runs that a later job closes: what wakes up of them commits nothing more."""
 
 import dataclasses
+import os
 import threading
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from beamscribe.model.errors import BeamscribeError, OutputInUse
 from beamscribe.pipelines import caption_shard, stores
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.control import closing, lease, stopping, verdict
-from beamscribe.pipelines.control.lease import Holder
+from beamscribe.pipelines.control.holder import Holder
 from beamscribe.pipelines.output import checks, compaction, copies, frozen_plan, layout, places, report, rows
 from beamscribe.pipelines.output.run_documents import Closing, PlannedShard, StopCause
 from beamscribe.pipelines.photos import CAPTION_SCHEMA, PhotoRef, ShardResult
+from beamscribe.pipelines.stores import renaming
 from tests import made
 from tests.test_compact import files, latest, row
 
@@ -69,7 +71,7 @@ def test_what_a_closed_run_has_in_hand_is_not_committed(output):
         assert pq.read_schema(path).equals(CAPTION_SCHEMA) and pq.read_metadata(path).num_rows == 0
         assert rows.is_closing(path)
     result = report.collect(output, SLEEPER, made.STARTED)
-    assert (result.captioned, result.missing, result.taken_over) == (1, ("/p/1.jpg", "/p/2.jpg"), True)
+    assert (result.captioned, result.missing, result.closed) == (1, ("/p/1.jpg", "/p/2.jpg"), True)
     assert isinstance(ends_with(output), OutputInUse)
     assert close(output, 3) == []
 
@@ -137,6 +139,72 @@ def test_who_takes_a_lease_over_closes_even_a_run_that_has_written_nothing(outpu
         assert Closing.from_json(Path(path).read_bytes(), path) == Closing(closed_by=2, is_over=True)
     begin(output)
     assert frozen_plan.read(layout.run_folder(output, SLEEPER)).closed_by == 2
+
+
+TEMPORARY = f".name.{'0a' * 16}"
+
+
+def killed_holder(output: str) -> None:
+    """The lease of the sleeper, whose process is gone."""
+    gone = Holder.myself("run 1").model_copy(update={"pid": 2**22 + 1, "run": SLEEPER})
+    stores.replace(layout.lease_file(layout.leases_folder(output), 1, "json"), gone.to_json())
+
+
+@pytest.mark.parametrize("has_lease", [True, False])
+def test_temporary_files_of_a_killed_run_go_with_the_next_job(output, has_lease):
+    begin(output)
+    begin(output, "ended")
+    stores.replace(layout.run_file(output, "ended", layout.REPORT), made.report(run="ended").to_json())
+    if has_lease:
+        killed_holder(output)
+    places = (f"captions/run={SLEEPER}", f"runs/{SLEEPER}", f"runs/{SLEEPER}/plan", "exports/jsonl/run=ended")
+    left = [Path(output, place, TEMPORARY) for place in places]
+    # The second one may be that of a job that copies the output.
+    kept = [Path(output, "runs/ended", TEMPORARY), Path(output, f"captions/run={SLEEPER}", ".part")]
+    for path in left + kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    with lease.hold(output, "me"):
+        assert [path for path in left if path.exists()] == []
+        assert all(path.exists() for path in kept)
+
+
+def test_who_loses_the_lease_meanwhile_deletes_no_temporary_file(output, monkeypatch):
+    begin(output)
+    path = Path(output, f"captions/run={SLEEPER}", TEMPORARY)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half")
+    held, find = [True], layout.temporary_files_of
+
+    def found(*given):
+        held.clear()
+        return find(*given)
+
+    monkeypatch.setattr(layout, "temporary_files_of", found)
+    assert closing.close_earlier(output, 2, {}, lambda: bool(held)) == [SLEEPER]
+    assert path.exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_sleeper_whose_temporary_file_is_gone_commits_nothing(output, monkeypatch, caplog, links):
+    begin(output)
+    killed_holder(output)
+    sync = os.fsync
+
+    def asleep(descriptor):
+        sync(descriptor)
+        monkeypatch.setattr(os, "fsync", sync)
+        assert layout.temporary_files(output)
+        with lease.hold(output, "me"):
+            assert layout.temporary_files(output) == []
+
+    monkeypatch.setattr(os, "fsync", asleep)
+    if not links:
+        monkeypatch.setattr(os, "link", renaming.rename_to_new)
+    assert commit(output, 0) is None
+    assert "shard 0 is not committed" in caplog.text
+    assert latest(Path(output)) == [] and layout.temporary_files(output) == []
+    assert isinstance(ends_with(output), OutputInUse)
 
 
 def test_compact_keeps_the_places_of_runs_that_may_wake_up(output, capsys):

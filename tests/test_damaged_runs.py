@@ -13,7 +13,7 @@ from beamscribe.model.documents import DocumentError
 from beamscribe.model.errors import BeamscribeError
 from beamscribe.pipelines import ledger, stores
 from beamscribe.pipelines.control import lease
-from beamscribe.pipelines.control.lease import Holder
+from beamscribe.pipelines.control.holder import Holder
 from beamscribe.pipelines.output import checks, compaction, frozen_plan, layout, rows
 from beamscribe.pipelines.output.rows import UnreadableFileError
 from beamscribe.pipelines.output.run_documents import Closing, PlannedShard, StopRequest
@@ -104,7 +104,7 @@ def test_a_file_of_a_plan_with_other_columns_is_named(tmp_path, change):
     buffer = pa.BufferOutputStream()
     pq.write_table(change(photo_table([PhotoRef("/p/a.jpg", "1")])), buffer)
     data = buffer.getvalue().to_pybytes()
-    path = layout.photos_file(str(tmp_path / "runs" / "1"), frozen_plan._digest(data))
+    path = layout.plan_file(str(tmp_path / "runs" / "1"), "photos", frozen_plan._digest(data))
     stores.create(path, data)
     with pytest.raises(UnreadableFileError, match=path):
         frozen_plan.read_shard(PlannedShard(0, 1, (path,)))

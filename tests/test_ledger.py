@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beamscribe.pipelines import ledger, planning
-from beamscribe.pipelines.ledger import DoneRule, ReadLedger
+from beamscribe.pipelines.ledger import DoneRule, ListLedger, ReadLedger
 from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.photos import CaptionRow, PhotoRef, caption_table
 from tests.conftest import run_eagerly
@@ -49,14 +49,15 @@ def new_of(output, refs, rule=RULE, run="now"):
     """Which of some photos are not done, and how many of the others are outdated."""
     output.mkdir(exist_ok=True)
     entries = run_eagerly(
-        output / "entries.pickle", lambda pipeline: pipeline | beam.Create([str(output)]) | ReadLedger(run, rule)
+        output / "entries.pickle",
+        lambda pipeline: pipeline | beam.Create([str(output)]) | ListLedger(run) | ReadLedger(rule),
     )
     photos, listed, outdated = [], 0, 0
     for part, some in ledger.by_part(refs):
         known = ledger.latest(array for number, array in entries if number == part)
         new = planning.not_done(some, known, rule)
         photos += [f"{ref.photo}{ref.etag}" for ref in new.photos]
-        listed, outdated = listed + new.listed, outdated + new.outdated
+        listed, outdated = listed + new.counts.listed, outdated + new.counts.outdated
     assert listed == len({ref.photo for ref in refs})
     return sorted(photos), outdated
 
@@ -141,15 +142,20 @@ def test_a_photo_that_kills_its_process_is_tried_in_three_runs(tmp_path):
     assert new_of(tmp_path, refs("a1", "b1"), rule)[0] == ["a1", "b1"]
 
 
-def test_the_plan_says_how_often_a_photo_has_failed():
-    def attempts(entry, etag="1"):
-        etag_of_row = ledger.etag_digest("1")
-        known = {ledger.photo_digest("a"): ledger.Entry(etag_of_row, 1, 0, entry[0], 0, entry[1])}
-        rule = DoneRule("m", "s", frozenset(["all"]))
+def test_the_plan_says_how_often_a_photo_has_failed(tmp_path):
+    rule = DoneRule("m", "s", frozenset(["all"]))
+
+    def attempts(name, made, etag="1"):
+        commit(tmp_path / name, "one", made)
+        (files,) = ledger.committed_files(str(tmp_path / name), "")
+        known = ledger.latest(entries for _, entries in ledger.entries_of(files, rule))
         return [ref.attempts for ref in planning.not_done(refs(f"a{etag}"), known, rule).photos]
 
-    assert attempts((2, 3)) == [3] and attempts((2, 0)) == [1] and attempts((1, 1)) == [1]
-    assert attempts((0, 0)) == [0] and attempts((2, 3), etag="2") == [0]
+    assert attempts("three", row("a", error="unreadable", attempts=3)) == [3]
+    assert attempts("unknown", row("a", error="unreadable")) == [1]
+    assert attempts("for good", row("a", error="corrupt", attempts=1)) == [1]
+    assert attempts("captioned", row("a", attempts=0)) == [0]
+    assert attempts("changed", row("a", error="unreadable", attempts=3), etag="2") == [0]
 
 
 def test_the_row_of_the_later_run_counts_whatever_the_clocks_said(tmp_path):
@@ -178,7 +184,7 @@ def test_an_empty_output_has_nothing_done(tmp_path):
 
 def test_a_photo_of_two_inputs_is_one():
     new = planning.not_done(refs("a1", "b1", "a1"), {}, RULE)
-    assert [ref.photo for ref in new.photos] == ["a", "b"] and new.listed == 2
+    assert [ref.photo for ref in new.photos] == ["a", "b"] and new.counts.listed == 2
 
 
 def test_many_entries_are_all_found(tmp_path):

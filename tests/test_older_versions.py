@@ -68,7 +68,7 @@ def test_an_output_is_verified_shown_captioned_further_and_compacted(name, tmp_p
 
     shutil.copyfile(SAMPLES / "skyline.jpg", archive / "new.jpg")
     assert cli.main(["caption", *inputs, "--output", str(output)]) == 0
-    assert "listed 6 = skipped 5 + captioned 1 + failed 0" in capsys.readouterr().out
+    assert "listed 6 = skipped 5 + taken over 0 + captioned 1 + failed 0" in capsys.readouterr().out
     assert cli.main(["verify", str(output), *inputs]) == 0
     assert cli.main(["compact", str(output)]) == 0
     assert len(list(output.glob("captions/run=*/shard-*.parquet"))) == 1

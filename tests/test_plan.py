@@ -3,7 +3,7 @@ import hashlib
 import apache_beam as beam
 import numpy as np
 
-from beamscribe.pipelines import ledger, planning
+from beamscribe.pipelines import ledger, planning, sharding
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.ledger import DoneRule
 from beamscribe.pipelines.listing import Listed
@@ -14,6 +14,7 @@ from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.planning import PlanShards
 from tests import made
 from tests.conftest import run_eagerly
+from tests.test_compact import commit, row
 
 RULE = DoneRule("m", "s")
 
@@ -22,16 +23,17 @@ def make_plan(folder, refs, done=(), ignored=None, **settings):
     """Runs `PlanShards` and returns the shards that it gave."""
     chunks = [Listed(tuple(refs[start : start + 90]), ignored or {}) for start in range(0, max(len(refs), 1), 90)]
     entries = []
-    for ref in done:
-        entry = np.zeros(1, ledger._ENTRY)
-        entry["photo"] = np.frombuffer(ledger.photo_digest(ref.photo), "V16")
-        entry["etag"] = ledger.etag_digest(ref.etag)
-        entries.append((ledger.photo_digest(ref.photo)[-1] % ledger.PARTS, entry))
+    if done:
+        folder_of_rows = folder / "done"
+        path = commit(folder_of_rows, "earlier", *(row(ref.photo, etag=ref.etag, model="m") for ref in done))
+        entries = list(ledger.entries_of([str(path)], RULE))
 
     def transform(pipeline):
         listed = pipeline | "Listed" >> beam.Create(chunks)
         known = pipeline | "Done" >> beam.Create(entries)
-        return (listed, known) | PlanShards(str(folder), "run", RULE, **{"shard_size": 40, "workers": 1, **settings})
+        files = pipeline | "Files" >> beam.Create([])
+        plan = PlanShards(str(folder), "run", RULE, **{"shard_size": 40, "workers": 1, **settings})
+        return (listed, known, files) | plan
 
     return run_eagerly(folder / "shards.pickle", transform)
 
@@ -137,37 +139,37 @@ def test_without_looking_for_them_there_are_no_duplicates(tmp_path):
 def test_a_duplicate_of_a_member_goes_where_the_container_is():
     original = members("/a.tar", 1)[0]
     loose = PhotoRef("/x.jpg", "1", original.size, same_as=original.photo)
-    ((key, photos),) = planning.by_shard([loose, original], 7)
+    ((key, photos),) = sharding.by_group([loose, original], 7)
     assert key == ("/a.tar", 0) and set(photos) == {loose, original}
-    assert list(planning.cut(photos, 10)) == [[original, loose]]
+    assert list(sharding.cut(photos, 10)) == [[original, loose]]
 
 
 def test_cut_keeps_the_order_of_the_container():
     refs = members("/a.tar", 25)
-    units = list(planning.cut(reversed(refs), 10))
+    units = list(sharding.cut(reversed(refs), 10))
     assert [len(unit) for unit in units] == [10, 10, 5]
     assert [ref for unit in units for ref in unit] == refs
 
 
 def test_small_units_of_containers_share_a_shard():
     units = [Unit(f"/{n}.zip", 0, 15, 0, f"{n}") for n in range(4)] + [Unit("", 0, 3, 0, "loose")]
-    shards = planning.shards_of(units, 32)
+    shards = sharding.shards_of(units, 32)
     assert [(shard.photos, shard.paths) for shard in shards] == [(3, ("loose",)), (30, ("0", "1")), (30, ("2", "3"))]
     assert [shard.index for shard in shards] == [0, 1, 2]
 
 
 def test_photos_a_shard():
-    assert planning.photos_per_shard(1_000_000, 512, workers=1) == 512
-    assert planning.photos_per_shard(1000, 512, workers=1) == 125
-    assert planning.photos_per_shard(1000, 512, workers=4) == 32
-    assert planning.photos_per_shard(5, 512, workers=4) == 32
-    assert planning.photos_per_shard(1000, 8, workers=1) == 8
+    assert sharding.photos_per_shard(1_000_000, 512, workers=1) == 512
+    assert sharding.photos_per_shard(1000, 512, workers=1) == 125
+    assert sharding.photos_per_shard(1000, 512, workers=4) == 32
+    assert sharding.photos_per_shard(5, 512, workers=4) == 32
+    assert sharding.photos_per_shard(1000, 8, workers=1) == 8
 
 
 def test_shards_are_even_and_equal_in_every_process():
-    sizes = np.bincount([planning.shard_of(f"/photos/{i}.jpg", 20) for i in range(10_000)], minlength=20)
+    sizes = np.bincount([sharding.shard_of(f"/photos/{i}.jpg", 20) for i in range(10_000)], minlength=20)
     assert sizes.min() > 400 and sizes.max() < 600
-    assert planning.shard_of("/photos/é.jpg", 1000) == 771
+    assert sharding.shard_of("/photos/é.jpg", 1000) == 771
 
 
 def test_the_plan_survives_its_file():

@@ -19,7 +19,7 @@ from beamscribe.pipelines.images import image_process, process_pool, starting, t
 from beamscribe.pipelines.images.process_pool import ImagePool, PoolClosedError
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import photo_reader, reading
-from beamscribe.pipelines.sources.photo_reader import PhotoReader
+from beamscribe.pipelines.sources.photo_reader import PhotoReader, ReadOptions
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -64,18 +64,18 @@ if any("image_process" in word for word in sys.orig_argv):
     # Files can't be opened once photos come.
     ONCE = os.open(os.path.join(os.path.dirname(__file__), "once"), os.O_RDWR | os.O_CREAT)
 
-    def convert(data, size, max_pixels):
+    def convert(data, size, max_pixels, *expected):
         misbehave(data)
         if data == b"fault":
             # A mistake in the code that resizes.
             to_pixels._REDUCING_GAP = None
             try:
-                return real(PNG, size, max_pixels)
+                return real(PNG, size, max_pixels, *expected)
             finally:
                 to_pixels._REDUCING_GAP = 3
         if data.startswith(b"say "):
             return Picture(None, failure=Failure(Stage.DECODE, ErrorCode.CORRUPT, json.dumps(eval(data[4:]))))
-        return real(data, size, max_pixels)
+        return real(data, size, max_pixels, *expected)
 
     to_pixels.convert = convert
 
@@ -347,6 +347,32 @@ def test_large_photos_are_read_one_at_a_time(reader, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "read_photo", watched)
     assert len(list(reader.stream(refs_of(tmp_path, [bytes(2000)] * 8), 16))) == 8
     assert most == 1
+
+
+def test_photos_whose_sizes_no_listing_has_said_share_a_budget_of_bytes(reader, tmp_path, monkeypatch):
+    monkeypatch.setattr(photo_reader, "AHEAD_BYTES", 1000)
+    monkeypatch.setattr(photo_reader, "CHUNK_PHOTOS", 1)
+    at_once, seen, lock, read = [], [], threading.Lock(), reading.read_photo
+
+    def watched(ref):
+        with lock:
+            at_once.append(ref.size)
+            seen.append(list(at_once))
+        time.sleep(0.02)
+        with lock:
+            at_once.remove(ref.size)
+        return read(ref)
+
+    monkeypatch.setattr(reading, "read_photo", watched)
+    sizes = [400, 2000, 100, 400] * 4
+    refs = [ref._replace(etag="", size=0) for ref in refs_of(tmp_path, [bytes(size) for size in sizes])]
+    options = ReadOptions(look_up=True)
+    # Two streams share the budget, and one that nobody goes on with holds none of it.
+    left = reader.stream(refs, 16, options)
+    next(left)
+    assert [photo.ref.size for photo in reader.stream(refs, 16, options)] == sizes
+    assert all(len(sizes) == 1 or sum(sizes) <= 1000 for sizes in seen)
+    assert [2000] in seen and max(map(len, seen)) > 1
 
 
 def test_photos_say_how_long_they_took(reader, tmp_path, make_photo, monkeypatch):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beamscribe.pipelines import planning
+from beamscribe.pipelines import sharding
 from beamscribe.pipelines.failures import ErrorCode
 from beamscribe.pipelines.output import frozen_plan, report, report_page
 from beamscribe.pipelines.photos import CAPTIONED, FAILED, CaptionRow, PhotoRef, caption_table
@@ -58,7 +58,7 @@ def make_run(output):
         ]
         count = sum(len(photos) for photos in planned)
         of_plan = {"listed": skipped + count, "skipped": skipped, "planned": count, "duplicates": 1, "outdated": 2}
-        frozen = made.plan(**of_plan, ignored={".txt": 3}, shards=planning.shards_of(units, 100))
+        frozen = made.plan(**of_plan, ignored={".txt": 3}, shards=sharding.shards_of(units, 100))
         (folder / "plan.json").write_bytes(frozen.to_json())
         (folder / "config.json").write_bytes(made.config(output=str(output)).to_json())
         commit(committed)

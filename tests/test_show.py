@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import datetime
 import io
 import json
@@ -74,10 +75,23 @@ def test_table_is_sorted_and_relative(commit, shown):
 
 @pytest.mark.parametrize(("old", "new"), [("1", "2"), ("2", "1")])
 def test_the_latest_row_counts_in_whatever_run(commit, shown, old, new):
-    commit(new, row("/p/a.jpg", "new", written_at=LATER), row("/p/b.jpg", error="timeout", written_at=LATER))
-    commit(old, row("/p/a.jpg", error="timeout"), row("/p/b.jpg", "old"), row("/p/c.jpg", "kept"))
-    assert shown().splitlines()[3:] == ["a.jpg  new", "b.jpg  failed: timeout: why", "c.jpg  kept"]
-    assert shown("--failed").splitlines()[3:] == ["b.jpg  failed: timeout: why"]
+    commit(new, row("/p/a.jpg", "new", written_at=LATER), row("/p/b.jpg", error="empty", written_at=LATER))
+    commit(old, row("/p/a.jpg", error="empty"), row("/p/b.jpg", "old"), row("/p/c.jpg", "kept"))
+    assert shown().splitlines()[3:] == ["a.jpg  new", "b.jpg  failed: empty: why", "c.jpg  kept"]
+    assert shown("--failed").splitlines()[3:] == ["b.jpg  failed: empty: why"]
+
+
+def test_a_failure_that_may_pass_hides_no_caption(commit, shown):
+    commit("1", row("/p/a.jpg", "old"), row("/p/b.jpg", error="timeout"))
+    commit("2", row("/p/a.jpg", error="timeout", written_at=LATER))
+    assert shown().splitlines()[3:] == ["a.jpg  old", "b.jpg  failed: timeout: why"]
+
+
+def test_the_history_has_all_rows_and_the_table_no_photo_that_is_gone(commit, shown):
+    commit("1", row("/p/a.jpg", "old"), row("/p/b.jpg", "kept"))
+    commit("2", dataclasses.replace(row("/p/a.jpg", "old", written_at=LATER), status="gone"))
+    assert shown().splitlines()[3:] == ["b.jpg  kept"]
+    assert shown("--history").splitlines()[3:] == ["a.jpg  old", "a.jpg  gone", "b.jpg  kept"]
 
 
 def test_rows_of_the_same_moment_count_once(commit, shown):

@@ -51,7 +51,7 @@ def test_photos_are_captioned(tmp_path, make_photo, tiny_bundle):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "listed 3 = skipped 0 + captioned 3 + failed 0" in done.stdout
+    assert "listed 3 = skipped 0 + taken over 0 + captioned 3 + failed 0" in done.stdout
 
 
 def test_what_needs_it_says_so_in_one_line(records, on_arm, tmp_path, make_photo, tiny_bundle, capsys):

@@ -72,14 +72,26 @@ def _print_summary(result: "Report", quiet: bool, is_stopped: bool = False) -> N
 def _print_account(result: "Report", is_stopped: bool) -> None:
     from beamscribe.pipelines.output import layout
 
-    left = result.listed - result.skipped - result.captioned - result.failed
+    left = result.listed - result.skipped - result.taken_over - result.captioned - result.failed
     end = "" if result.balanced else f" + left {left}" if is_stopped else "   DOES NOT ADD UP"
-    parts = f"skipped {result.skipped} + captioned {result.captioned} + failed {result.failed}"
+    parts = (
+        f"skipped {result.skipped} + taken over {result.taken_over} + captioned {result.captioned} + "
+        f"failed {result.failed}"
+    )
     print(f"listed {result.listed} = {parts}{end}")
     for code, count in result.failures.items():
         print(f"  {code}: {count}")
     if result.duplicates:
         print(f"duplicates of other photos, not read: {result.duplicates}")
+    if result.gone:
+        print(f"photos that are no longer there: {result.gone}")
+    if result.vanished:
+        print(
+            f"photos that are not there, too many to be marked as gone: {result.vanished} (if all disks are mounted, "
+            "--accept-gone marks them)"
+        )
+    for photo in result.to_look_at:
+        print(f"  captioned by a person, and changed since, so have a look: {printable(photo)}")
     if result.retries:
         print(f"retried requests to stores: {result.retries}")
     print_ignored(result.ignored)
@@ -90,7 +102,7 @@ def _print_account(result: "Report", is_stopped: bool) -> None:
         print(f"  no row for {printable(photo)}", file=sys.stderr)
     for sample in result.samples[:_SHOWN_CAPTIONS]:
         print(f"  {printable(os.path.basename(sample.photo))}: {printable(sample.caption)}")
-    if result.skipped + result.captioned + result.failed:
+    if result.skipped + result.taken_over + result.captioned + result.failed:
         print(f"table:   {printable(layout.captions_folder(result.output))}")
     print(f"report:  {printable(layout.run_file(result.output, result.run, layout.PAGE))}")
     print(f"read it: {_program()} show {printable(shlex.quote(result.output))}")

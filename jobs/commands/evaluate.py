@@ -153,7 +153,7 @@ def _captions_of(folder: str, depths: set[int]) -> dict[str, str]:
     if not files and not others:
         raise InputError(f"`captions_from`: {folder} holds no captions; give the `output` of `beamscribe caption`")
     try:
-        tables = rows.latest(files, ["caption"]) if files else rows.read_tables(others, ["photo", "caption"])
+        tables = rows.latest(files, ["photo", "caption"]) if files else rows.read_tables(others, ["photo", "caption"])
         return {
             # A photo of a container is `URI#member`; the name of another may have a `#`, too.
             "/".join(name.split("/")[-1 - depth :]): row["caption"]

@@ -49,6 +49,11 @@ def _print(found: "Preview") -> None:
         for why, count in sorted(found.whys.items(), key=lambda item: -item[1]):
             if why.skips == skips:
                 print(f"  {title}: {count} {why}")
+    if found.may_be_taken_over:
+        print(f"may be taken over: {found.may_be_taken_over} of those to caption resemble earlier ones by size or name")
+    if found.gone:
+        marked = "" if found.marks_gone else ", too many to be marked without --accept-gone"
+        print(f"gone: {found.gone} photos that are no longer there{marked}")
     for uri, count in found.inputs.items():
         print(f"{printable(uri)}: {count} photos")
     print_ignored(found.ignored)

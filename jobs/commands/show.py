@@ -1,4 +1,7 @@
-"""Prints photos and their captions: the current row of each photo, over all runs of an output folder."""
+"""Prints photos and their captions: the current row of each photo, over all runs of an output folder.
+
+Photos that are no longer there are left out, except with --history, which prints the rows of all runs.
+"""
 
 import argparse
 import csv
@@ -18,13 +21,14 @@ if TYPE_CHECKING:
 EXAMPLE = "beamscribe show /captions --failed"
 
 _TABLE_LIMIT = 50
-_TABLE_COLUMNS = ["status", "caption", "error", "message"]
+_TABLE_COLUMNS = ["photo", "run_number", "written_at", "status", "caption", "error", "message"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
     output_folder.add_argument(parser)
     parser.add_argument("--failed", action="store_true", help="print only the photos that failed, and why")
+    parser.add_argument("--history", action="store_true", help="print all rows of each photo, not only the current one")
     parser.add_argument(
         "--limit", type=int, metavar="N", help=f"print at most N photos, 0 for all (table: {_TABLE_LIMIT}; others: all)"
     )
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("table", "csv", "jsonl"),
         default="table",
-        help="table: sorted by photo (default); csv: all columns but alternatives, for spreadsheets; "
+        help="table: sorted by photo (default); csv: all columns but those of several values, for spreadsheets; "
         "jsonl: all columns as JSON lines, each character as it is",
     )
 
@@ -49,11 +53,12 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         if not files:
             print(f"{printable(options.output)} holds no captions yet", file=sys.stderr)
             return 0
+        read = rows.read_batches if options.history else rows.latest
         with until_closed():
             if options.format == "table":
-                _print_table(_chosen(rows.latest(files, _TABLE_COLUMNS), options.failed), options)
+                _print_table(_chosen(read(files, _TABLE_COLUMNS), options.failed), options)
             else:
-                _print_records(_chosen(rows.latest(files), options.failed), options)
+                _print_records(_chosen(read(files), options.failed), options)
     return 0
 
 
@@ -69,10 +74,12 @@ def _chosen(tables: "Iterable[pa.Table]", only_failed: bool) -> "Iterator[pa.Tab
 
 def _print_records(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> None:
     """Prints rows as they come, as CSV or JSON lines."""
+    import pyarrow as pa
+
     from beamscribe.pipelines.output import copies
     from beamscribe.pipelines.photos import CAPTION_SCHEMA
 
-    columns = [name for name in CAPTION_SCHEMA.names if name != "alternatives"]
+    columns = [field.name for field in CAPTION_SCHEMA if not pa.types.is_nested(field.type)]
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     if options.format == "csv":
         writer.writeheader()
@@ -116,7 +123,9 @@ def _print_table(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> N
             yield from table.to_pylist()
 
     limit = _TABLE_LIMIT if options.limit is None else options.limit or sys.maxsize
-    shown = heapq.nsmallest(limit, all_rows(), key=lambda row: row["photo"])
+    shown = heapq.nsmallest(
+        limit, all_rows(), key=lambda row: (row["photo"], row["run_number"] or 0, row["written_at"])
+    )
     if not shown:
         print("no photo failed" if options.failed else "no photos")
         return
@@ -138,10 +147,16 @@ def _print_table(tables: "Iterable[pa.Table]", options: argparse.Namespace) -> N
         print(f"\n{total - len(shown):,} more; --limit 0 prints all")
 
 
-def _outcome(row: dict[str, Any]) -> str:
-    from beamscribe.pipelines.photos import CAPTIONED
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["photo"], row["run_number"] or 0, row["written_at"]
 
-    return row["caption"] if row["status"] == CAPTIONED else f"failed: {row['error']}: {row['message']}"
+
+def _outcome(row: dict[str, Any]) -> str:
+    from beamscribe.pipelines.photos import CAPTIONED, FAILED
+
+    if row["status"] == CAPTIONED:
+        return row["caption"]
+    return f"failed: {row['error']}: {row['message']}" if row["status"] == FAILED else row["status"]
 
 
 def _common_folder(photos: Iterable[str]) -> str:

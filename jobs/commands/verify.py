@@ -14,10 +14,15 @@ from beamscribe.jobs.terminal import printable, until_closed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from beamscribe.pipelines.output.checks import Result
+    from beamscribe.pipelines.output.checks import Finding, Result
     from beamscribe.pipelines.photos import PhotoRef
 
 EXAMPLE = "beamscribe verify /captions --input /photos"
+
+_LEASE = (
+    "make sure that no job writes to the folder, since another one may now start beside it; the next `beamscribe "
+    "caption` or `beamscribe compact` then deletes the file"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +40,34 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     output = output_folder.checked(options.output)
     try:
         result = checks.verify(output, _listing(options) if options.inputs else None)
+        result.findings.extend(_leases(output))
     except OSError as error:
         raise BeamscribeError(f"can't read {output}: {one_line(error)}") from None
     with until_closed():
         _print(result, options.quiet)
     return 1 if result.findings else 0
+
+
+def _leases(output: str) -> "Iterator[Finding]":
+    """Finds the leases that are damaged."""
+    from beamscribe.model.documents import DamagedDocumentError
+    from beamscribe.model.errors import one_line
+    from beamscribe.pipelines import stores
+    from beamscribe.pipelines.control.holder import Holder
+    from beamscribe.pipelines.output import layout
+    from beamscribe.pipelines.output.checks import Finding
+
+    for path in sorted(stores.within(layout.leases_folder(output), "*.json")):
+        try:
+            if layout.lease_number(path) is not None:
+                Holder.from_json(stores.read(path), path)
+        except FileNotFoundError:
+            # A job has just taken the next lease and deleted this one.
+            continue
+        except DamagedDocumentError as error:
+            yield Finding(path, error.problem, _LEASE)
+        except OSError as error:
+            yield Finding(path, f"can't be read ({one_line(error)})", _LEASE)
 
 
 def _print(result: "Result", is_quiet: bool) -> None:

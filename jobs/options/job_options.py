@@ -12,6 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = parser.add_argument_group("how much to list")
     listing.add_argument("--limit", type=int, metavar="N", help="list only the first N photos (all)")
     listing.add_argument("--allow-empty", action="store_true", help="an input without photos is no failure")
+    listing.add_argument(
+        "--accept-gone",
+        action="store_true",
+        help="mark photos that are no longer there as gone even if they are more than a tenth of all",
+    )
     writing = parser.add_argument_group("where to write")
     writing.add_argument(
         "--output",
@@ -81,7 +86,16 @@ def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `beamscribe.caption` that the options give."""
     names = (
         *("inputs", "output", "bundle", "alternatives", "recaption", "limit", "include", "exclude", "hidden"),
-        *("allow_empty", "max_failures", "export", "deduplicate", "batch_size", "shard_size", "max_pixels"),
+        *(
+            "allow_empty",
+            "accept_gone",
+            "max_failures",
+            "export",
+            "deduplicate",
+            "batch_size",
+            "shard_size",
+            "max_pixels",
+        ),
         *("input_format", "uri_column", "image_column", "name_column", "gpu"),
     )
     return {"settings": search_options.given(options), **{name: getattr(options, name) for name in names}}

@@ -89,6 +89,11 @@ class CaptionModel:
         return self._call("_features", settings, uniforms, features=features)
 
     @property
+    def engine(self) -> str:
+        """What runs the model."""
+        return "tensorflow-gpu" if self._on_gpu else "tensorflow"
+
+    @property
     def decoder_parameters(self) -> int:
         """How many numbers the decoder has learned or been given."""
         return sum(variable.shape.num_elements() for variable in self._loaded.decoder_weights)

@@ -1,5 +1,6 @@
 """Follows a run on any runner: a thread counts the rows of its committed files, and stops it where that is due."""
 
+import collections
 import logging
 import threading
 import time
@@ -11,9 +12,9 @@ import pyarrow as pa
 from beamscribe.model.errors import BeamscribeError, one_line
 from beamscribe.model.ticker import Ticker
 from beamscribe.pipelines.control import stopping
-from beamscribe.pipelines.output import frozen_plan, layout, rows
+from beamscribe.pipelines.output import frozen_plan, layout, report, rows
 from beamscribe.pipelines.output.run_documents import Plan, StopCause
-from beamscribe.pipelines.photos import FAILED
+from beamscribe.pipelines.photos import CAPTIONED, FAILED, TAKEN_OVER
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,26 +53,21 @@ class Progress(NamedTuple):
 
     Attributes:
       planned: number of photos that the run has to caption.
-      captioned: number of photos with a caption in the committed files.
-      failed: number of photos without a caption in the committed files.
+      captioned: number of photos in the committed files with a caption that the run made.
+      failed: number of photos in the committed files without a caption.
+      taken_over: number of photos in the committed files with the caption of an earlier row.
 
     Example:
       >>> seen = []
       >>> report = beamscribe.caption("photos", "captions", limit=3, progress=seen.append)
       >>> seen[-1]
-      Progress(planned=3, captioned=3, failed=0)
+      Progress(planned=3, captioned=3, failed=0, taken_over=0)
     """
 
     planned: int
     captioned: int
     failed: int
-
-
-class _Count(NamedTuple):
-    """The numbers of rows, and of rows without a caption, in a committed file."""
-
-    rows: int
-    failed: int
+    taken_over: int = 0
 
 
 class Follower:
@@ -99,7 +95,7 @@ class Follower:
         self._max_failures, self._stop, self._watch = max_failures, stop or threading.Event(), watch
         self._plan: Plan | None = None
         # The counts of the committed files that have been read.
-        self._counts: dict[str, _Count] = {}
+        self._counts: dict[str, collections.Counter[str]] = {}
         self._watched: Progress | None = None
         self._next_look = time.monotonic() + _LOOK_SECONDS
         self._has_noticed_stop = self._has_asked = self._has_warned = False
@@ -134,9 +130,10 @@ class Follower:
             _LOGGER.debug("can't see how far the run %s is: %s", self._run, one_line(error))
         if self._plan is None:
             return
-        written = sum(count.rows for count in self._counts.values())
-        failed = sum(count.failed for count in self._counts.values())
-        now = Progress(self._plan.planned, written - failed, failed)
+        captioned, failed, taken_over = (
+            sum(count[status] for count in self._counts.values()) for status in (CAPTIONED, FAILED, TAKEN_OVER)
+        )
+        now = Progress(self._plan.planned, captioned, failed, taken_over)
         if self._max_failures and (reason := self._max_failures.exceeded(failed, now.planned)):
             self._ask(reason, StopCause.FAILURES)
         if self._watch and (last or now != self._watched):
@@ -146,17 +143,17 @@ class Follower:
     def _count(self) -> None:
         """Counts the rows of the files that have been committed since the last look."""
         new = (path for path in layout.committed_files(self._output, self._run) if path not in self._counts)
-        for path, table in rows.read_ahead(lambda path: rows.read_table(path, ["status"]), new):
+        for path, table in rows.read_ahead(lambda path: rows.read_table(path, ["status", "taken_from"]), new):
             try:
-                statuses = table.result()["status"].to_pylist()
+                statuses = report.statuses_of(table.result())
             except OSError as error:
                 _LOGGER.debug("can't read %s: %s", path, one_line(error))
             except (pa.ArrowException, BeamscribeError) as error:
                 # A file is committed as a whole: it stays as it is.
-                self._counts[path] = _Count(rows=0, failed=0)
+                self._counts[path] = collections.Counter()
                 _LOGGER.warning("the progress leaves out %s, which can't be read: %s", path, one_line(error))
             else:
-                self._counts[path] = _Count(len(statuses), statuses.count(FAILED))
+                self._counts[path] = collections.Counter(statuses)
 
     def _ask(self, reason: str, cause: StopCause) -> None:
         """Asks the run to stop, unless this has been done; where that fails, the next look repeats it."""

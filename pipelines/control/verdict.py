@@ -44,7 +44,7 @@ def error_of(
     if faults := report.failures.get(ErrorCode.INTERNAL_ERROR, 0):
         example = next(example for example in report.examples if example.error == ErrorCode.INTERNAL_ERROR)
         return RunError(own_fault(faults, example.photo, example.message), report)
-    if report.taken_over and not report.balanced:
+    if report.closed and not report.balanced:
         return OutputInUse(taken_over(report.output))
     if heartbeat:
         risk = "another job could have taken the output over"

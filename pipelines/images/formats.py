@@ -6,6 +6,8 @@ import re
 import struct
 from collections.abc import Iterator
 
+from beamscribe.pipelines.images import tiff_tags
+
 _JPEG2000_CODESTREAM = b"\xff\x4f\xff\x51"
 
 # The first bytes of the formats that are decoded, and the names of Pillow's codecs.
@@ -73,13 +75,6 @@ _SUB_IFDS = 330
 _DNG_VERSION = 50706
 # Tags of the offsets and lengths of a page's strips or tiles.
 _EXTENTS = ((273, 279), (324, 325))
-# TIFF's types of values, as `struct` formats of the same length.
-_TIFF_TYPES = {
-    **dict.fromkeys((1, 2, 6, 7), "B"),
-    **dict.fromkeys((3, 8), "H"),
-    **dict.fromkeys((4, 9, 11, 13), "I"),
-    **dict.fromkeys((5, 10, 12, 16, 17, 18), "Q"),
-}
 
 
 def codecs(data: bytes) -> tuple[str, ...]:
@@ -133,29 +128,16 @@ def _camera_raw(data: bytes) -> str | None:
     return None
 
 
-def _tiff_tags(data: bytes) -> Iterator[tuple[int, struct.Struct, int]]:
-    """Yields the tags of a TIFF's first page, each with the format and the offset of its values.
+def _tiff_tags(data: bytes) -> Iterator[tiff_tags.Tag]:
+    """Yields the tags of a TIFF's first page.
 
     Raises:
-      struct.error: tags or values lie beyond the end of the file.
+      struct.error, OverflowError: tags or values lie beyond the end of the file.
     """
-    order = "<" if data.startswith(b"II") else ">"
-    is_big = data[2:4] in (b"+\0", b"\0+")
-    offset = struct.Struct(order + ("Q" if is_big else "I"))
-    counter = struct.Struct(order + ("Q" if is_big else "H"))
-    entry = struct.Struct(order + ("HHQ" if is_big else "HHI"))
-    (directory,) = offset.unpack_from(data, 8 if is_big else 4)
-    (count,) = counter.unpack_from(data, directory)
-    for index in range(count):
-        place = directory + counter.size + index * (entry.size + offset.size)
-        tag, kind, length = entry.unpack_from(data, place)
-        values = struct.Struct(f"{order}{length}{_TIFF_TYPES.get(kind, 'B')}")
-        place += entry.size
-        if values.size > offset.size:
-            (place,) = offset.unpack_from(data, place)
-        if place + values.size > len(data):
-            raise struct.error(f"tag {tag} ends at {place + values.size}, the file at {len(data)}")
-        yield tag, values, place
+    for tag in tiff_tags.tags(data):
+        if tag.place + tag.values.size > len(data):
+            raise struct.error(f"tag {tag.number} ends at {tag.place + tag.values.size}, the file at {len(data)}")
+        yield tag
 
 
 def is_cut_short(data: bytes) -> bool:

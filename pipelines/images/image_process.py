@@ -52,12 +52,12 @@ def _serve(connection: Connection, seconds: int) -> None:
     from beamscribe.pipelines import failures
     from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
     from beamscribe.pipelines.images import pictures, preloading, to_pixels
-    from beamscribe.pipelines.images.pictures import Picture
+    from beamscribe.pipelines.images.pictures import Expected, Picture
 
-    def convert(photo: bytes, size: int, max_pixels: int) -> Picture:
+    def convert(photo: bytes, size: int, max_pixels: int, expected: Expected) -> Picture:
         try:
             _limit_time(seconds)
-            return late.explained(to_pixels.convert(photo, size, max_pixels))
+            return late.explained(to_pixels.convert(photo, size, max_pixels, expected))
         except MemoryError:
             # The process ends, and a fresh one is tried with each photo alone.
             raise
@@ -71,8 +71,9 @@ def _serve(connection: Connection, seconds: int) -> None:
     sandbox.enter()
     connection.send("ready")
     while True:
-        (size, max_pixels), photos = connection.receive()
-        connection.send(*pictures.packed([convert(bytes(photo), size, max_pixels) for photo in photos]))
+        (size, max_pixels, document), photos = connection.receive()
+        each = zip(photos, pictures.expected_of(document), strict=True)
+        connection.send(*pictures.packed([convert(bytes(photo), size, max_pixels, one) for photo, one in each]))
 
 
 def die_with(parent: int) -> None:

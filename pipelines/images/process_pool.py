@@ -21,7 +21,7 @@ from beamscribe.pipelines import failures
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
 from beamscribe.pipelines.images import image_process, pictures, starting
 from beamscribe.pipelines.images.messages import Connection
-from beamscribe.pipelines.images.pictures import Picture
+from beamscribe.pipelines.images.pictures import Expected, Picture
 
 # Processor time that one photo may take, seconds: far more than any valid photo needs.
 PHOTO_SECONDS = 60.0
@@ -86,7 +86,9 @@ class ImagePool:
         running = [slot.running for slot in self._slots]
         return [one.process.pid for one in running if one]
 
-    def convert(self, photos: Sequence[bytes], size: int, max_pixels: int) -> list[Picture]:
+    def convert(
+        self, photos: Sequence[bytes], size: int, max_pixels: int, expected: Sequence[Expected] = ()
+    ) -> list[Picture]:
         """Converts photos to pixels in one image process, and waits for the result.
 
         A photo on which the process dies or takes too long gets a failure; the other photos don't.
@@ -95,6 +97,7 @@ class ImagePool:
           photos: the bytes of each photo.
           size: height and width of the results, pixels.
           max_pixels: width × height above which a photo is refused.
+          expected: what each photo may turn out to be, and is not decoded for then; empty if nothing is expected.
 
         Returns:
           The result for each photo, in order.
@@ -102,13 +105,17 @@ class ImagePool:
         Raises:
           PoolClosedError: the pool was closed.
           BeamscribeError: no image process can be started.
+          ValueError: `expected` has another length than `photos`, and is not empty.
         """
         if not photos:
             return []
+        expected = expected or [Expected()] * len(photos)
+        if len(expected) != len(photos):
+            raise ValueError(f"{len(expected)} expectations for {len(photos)} photos")
         for _ in range(_TRIES):
             try:
                 with self._slot() as slot:
-                    found = slot.convert(photos, size, max_pixels)
+                    found = slot.convert(photos, size, max_pixels, expected)
             except TimeoutError as error:
                 failure = Failure(Stage.DECODE, ErrorCode.TIMEOUT, str(error))
                 break
@@ -124,7 +131,8 @@ class ImagePool:
                 return found
         if len(photos) > 1:
             # One of the photos is to blame: converting each of them alone shows which one.
-            return [picture for data in photos for picture in self.convert([data], size, max_pixels)]
+            each = zip(photos, expected, strict=True)
+            return [picture for data, one in each for picture in self.convert([data], size, max_pixels, [one])]
         return [Picture(None, failure=failure)]
 
     def close(self) -> None:
@@ -177,7 +185,9 @@ class _Slot:
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def convert(self, photos: Sequence[bytes], size: int, max_pixels: int) -> list[Picture]:
+    def convert(
+        self, photos: Sequence[bytes], size: int, max_pixels: int, expected: Sequence[Expected]
+    ) -> list[Picture]:
         """Converts photos to pixels; takes and returns what `ImagePool.convert` does.
 
         Raises:
@@ -187,17 +197,15 @@ class _Slot:
         """
         running = self._ready()
         try:
-            running.connection.send([size, max_pixels], photos, self._patience)
+            running.connection.send([size, max_pixels, expected], photos, self._patience)
             answer = running.connection.receive(self._patience, most=len(photos) * size * size * 3)
-            found = pictures.unpacked(*answer, size)
-            if len(found) != len(photos):
-                raise ValueError(f"{len(found)} answers for {len(photos)} photos")
+            found = pictures.unpacked(*answer, size, expected)
         except TimeoutError:
             self._end(running)
             raise TimeoutError(f"decoding took longer than {self._patience:g} s") from None
         except (OSError, EOFError):
             raise _Ended(self._code_of(running)) from None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             # Hostile bytes may have taken the process over.
             self._end(running)
             raise _Ended(0) from None

@@ -26,11 +26,15 @@ from PIL import (
 from beamscribe.model.errors import one_line
 from beamscribe.pipelines import failures
 from beamscribe.pipelines.failures import ErrorCode, Failure, Stage
-from beamscribe.pipelines.images import formats
-from beamscribe.pipelines.images.pictures import Picture
+from beamscribe.pipelines.images import formats, photo_metadata
+from beamscribe.pipelines.images.perceptual import perceptual_hash
+from beamscribe.pipelines.images.picture_digest import image_sha256
+from beamscribe.pipelines.images.pictures import Expected, Picture
 
 MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
+
+_NOTHING = Expected()
 
 # Pillow searches all its plugins for a codec that is not imported.
 _PLUGINS = (
@@ -80,48 +84,71 @@ class _Refused(Exception):  # noqa: N818 - it describes the photo's failure
         self.code = code
 
 
-def convert(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Picture:
+def convert(data: bytes, size: int, max_pixels: int = MAX_PIXELS, expected: Expected = _NOTHING) -> Picture:
     """Decodes a photo, turns it upright and resizes it to a square, without cropping. Raises and logs nothing.
 
     Args:
       data: bytes of the image file.
       size: height and width of the result, pixels.
       max_pixels: width × height above which a photo is refused.
+      expected: what the photo may turn out to be: then only its header is read, and it has no pixels.
     """
     started = time.perf_counter()
+    picture = Picture(sha256=hashlib.sha256(data).hexdigest())
     try:
-        picture = _convert(data, size, max_pixels)
+        picture = picture._replace(image_sha256=image_sha256(data, picture.sha256))
+        picture = _convert(picture, data, size, max_pixels, expected)
     except Exception as error:  # noqa: BLE001 - what `_convert` raises is a fault of Beamscribe, whatever it is
         fault = failures.fault_of(error)
-        picture = Picture(None, failure=Failure(Stage.DECODE, ErrorCode.INTERNAL_ERROR, fault.message), fault=fault)
-    elapsed = 1000 * (time.perf_counter() - started)
-    return picture._replace(sha256=hashlib.sha256(data).hexdigest(), decode_ms=elapsed)
+        failure = Failure(Stage.DECODE, ErrorCode.INTERNAL_ERROR, fault.message)
+        picture = picture._replace(failure=failure, fault=fault)
+    return picture._replace(decode_ms=1000 * (time.perf_counter() - started))
 
 
-def _convert(data: bytes, size: int, max_pixels: int) -> Picture:
+def _convert(picture: Picture, data: bytes, size: int, max_pixels: int, expected: Expected) -> Picture:
     """Converts a photo; what is wrong with the photo becomes its failure.
+
+    Args:
+      picture: the photo's digests.
+      data, size, max_pixels, expected: see `convert`.
 
     Raises:
       Exception: a fault of Beamscribe.
     """
-    width = height = None
     try:
         with _open(data, max_pixels) as image:
-            orientation = _orientation(image, max_pixels)
-            size_upright = _size_upright(image, orientation)
+            picture = _with_metadata(picture, image, data)
+            if expected.is_met(picture):
+                return picture._replace(is_known=True)
+            turn = _turn(image, picture.orientation)
+            width, height = _size_upright(image, turn)
             # The columns of a row hold no larger numbers.
-            if max(size_upright) <= _INT32_MAX:
-                width, height = size_upright
-            _check_size(*size_upright, max_pixels)
+            if max(width, height) <= _INT32_MAX:
+                picture = picture._replace(width=width, height=height)
+            _check_size(width, height, max_pixels)
             _choose_scale(image, data, size)
-            return Picture(None, width, height, pixels=_square(image, orientation, size))
+            pixels = _square(image, turn, size)
+            return picture._replace(pixels=pixels, perceptual_hash=perceptual_hash(pixels))
     except Exception as error:  # codecs raise nearly anything on broken bytes
         if failures.is_own_fault(error):
             raise
+        if expected.is_met(picture):
+            return picture._replace(is_known=True)
         if _METADATA_ERROR.search(str(error)) and (rest := formats.without_metadata(data)) != data:
-            return _convert(rest, size, max_pixels)
+            return _convert(picture, rest, size, max_pixels, expected)
         code, message = _explain(error, data)
-        return Picture(None, width, height, failure=Failure(Stage.DECODE, code, message))
+        return picture._replace(failure=Failure(Stage.DECODE, code, message))
+
+
+def _with_metadata(picture: Picture, image: Image.Image, data: bytes) -> Picture:
+    """Adds what the file's metadata says, as far as that can be read: a photo with broken metadata is valid."""
+    try:
+        photo_metadata.add_late(image, data)
+        picture = picture._replace(**photo_metadata.read(image, data)._asdict())
+    except Exception as error:  # noqa: BLE001 - no photo fails by it, and a fault of ours is logged
+        if failures.is_own_fault(error):
+            picture = picture._replace(fault=failures.fault_of(error))
+    return picture._replace(orientation=_orientation(image))
 
 
 def convert_image(image: Image.Image, size: int, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -136,22 +163,30 @@ def convert_image(image: Image.Image, size: int, max_pixels: int = MAX_PIXELS) -
       The result; instead of the bytes' SHA-256 it has that of its pixels, so that an image has a name.
     """
     started = time.perf_counter()
-    width = height = None
+    picture = Picture(sha256=None)
     try:
         with _loading:
-            orientation = _orientation(image, max_pixels)
-            width, height = _size_upright(image, orientation)
+            # Of a PNG, Pillow decodes the pixels to find EXIF behind them, which those of one that is refused need not.
+            is_refused = image.width * image.height > max_pixels
+            orientation = _orientation(image, may_load=not is_refused)
+            turn = _turn(image, orientation)
+            width, height = _size_upright(image, turn)
+            picture = picture._replace(width=width, height=height, orientation=orientation)
             _check_size(width, height, max_pixels)
             image.load()
-        pixels = _square(image, orientation, size)
-        elapsed = 1000 * (time.perf_counter() - started)
-        return Picture(hashlib.sha256(pixels.tobytes()).hexdigest(), width, height, pixels, decode_ms=elapsed)
+        pixels = _square(image, turn, size)
+        return picture._replace(
+            sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+            pixels=pixels,
+            perceptual_hash=perceptual_hash(pixels),
+            decode_ms=1000 * (time.perf_counter() - started),
+        )
     except Exception as error:  # noqa: BLE001 - codecs raise nearly anything on broken bytes
         if failures.is_own_fault(error):
             fault = failures.fault_of(error)
             failure = Failure(Stage.DECODE, ErrorCode.INTERNAL_ERROR, fault.message)
-            return Picture(None, width, height, failure=failure, fault=fault)
-        return Picture(None, width, height, failure=Failure(Stage.DECODE, *_explain(error)))
+            return picture._replace(failure=failure, fault=fault)
+        return picture._replace(failure=Failure(Stage.DECODE, *_explain(error)))
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -201,22 +236,25 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise _Refused(ErrorCode.TOO_SMALL, f"the photo has {width} × {height} pixels, the minimum side is {MIN_SIDE}")
 
 
-def _orientation(image: Image.Image, max_pixels: int) -> int:
-    # Pillow itself turns TIFFs upright.
-    if image.format == "TIFF":
-        return 1
-    # Of a PNG, Pillow decodes the pixels to find EXIF behind them, which those of one that is refused need not be.
-    is_refused = image.width * image.height > max_pixels
+def _orientation(image: Image.Image, may_load: bool = False) -> int:
+    """The orientation of EXIF, or where there is none, of XMP, 1 to 8; 1 where none is stated.
+
+    Args:
+      image: the image; `photo_metadata.add_late` adds what a PNG has behind its picture.
+      may_load: whether Pillow may decode a PNG to find metadata behind its picture.
+    """
     try:
-        exif = Image.Image.getexif(image) if is_refused else image.getexif()
-        orientation = exif.get(_ORIENTATION_TAG, 1)
+        exif = image.getexif() if may_load else Image.Image.getexif(image)
+        orientation = int(exif.get(_ORIENTATION_TAG, 1))
     except Exception:  # noqa: BLE001 - Pillow raises nearly anything on broken EXIF, and a photo with such EXIF is valid
+        # Among others: it is a text, several numbers, or a fraction with the denominator 0.
         return 1
-    try:
-        return int(orientation)
-    except (TypeError, ValueError, ArithmeticError):
-        # It is a text, several numbers, or a fraction with the denominator 0.
-        return 1
+    return orientation if orientation in _TRANSPOSITIONS else 1
+
+
+def _turn(image: Image.Image, orientation: int | None) -> int:
+    """The orientation by which an image is yet to be turned: Pillow itself turns TIFFs upright."""
+    return 1 if image.format == "TIFF" or orientation is None else orientation
 
 
 def _size_upright(image: Image.Image, orientation: int) -> tuple[int, int]:

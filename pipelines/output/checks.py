@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from beamscribe.model.documents import DamagedDocumentError
 from beamscribe.model.errors import one_line
@@ -13,30 +12,32 @@ from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import (
     compaction,
     current,
-    digests,
     folding,
     frozen_plan,
     layout,
+    listed,
     report,
     row_index,
     rows,
 )
+from beamscribe.pipelines.output.current import Chosen
 from beamscribe.pipelines.output.row_index import FileContent, RowIndex
 from beamscribe.pipelines.output.run_documents import Compaction, Config, Report, document_kinds
-from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef
+from beamscribe.pipelines.photos import CAPTIONED, FAILED, GONE, TAKEN_OVER, PhotoRef
 
 # The maximum number of photos that are named per kind of finding; others are only counted.
 MAX_NAMED = 20
-
-_LISTED_AT_ONCE = 10_000
 
 _RESTORE = "restore it from a backup, or delete it and run `beamscribe caption` and then `beamscribe compact`"
 _RESTORE_MISSING = "restore it from a backup, or run `beamscribe caption` and then `beamscribe compact`"
 _HISTORY = (
     "restore it from a backup; the captions do not depend on it, and after `beamscribe compact` nothing else does"
 )
-_COMPACT = "run `beamscribe compact`, which keeps only the current row"
+_COMPACT = "run `beamscribe compact`, which keeps only the rows that may still count"
 _CAPTION = "run `beamscribe caption`"
+_CAPTION_MOVED = f"{_CAPTION}, which takes its caption over"
+
+_ETAG = 2
 
 
 class Finding(NamedTuple):
@@ -87,8 +88,10 @@ def verify(output: str, listing: Iterable[PhotoRef] | None = None) -> Result:
     records = _read_records(output, findings)
     files, table, problems = row_index.read_files(paths)
     findings.extend(Finding(path, problem, _RESTORE) for path, several in problems.items() for problem in several)
-    findings.extend(_twice_in_a_run(table))
-    findings.extend(_captioned_again(output, table, {record.run for record in records}))
+    compactions = {run for run in map(layout.run_of, paths) if layout.is_compaction(run)}
+    compactions |= {record.run for record in records}
+    findings.extend(_twice_in_a_run(table, compactions))
+    findings.extend(_captioned_again(output, table, compactions))
 
     folded = {run for record in records for run in record.runs}
     finished = report.finished_runs(output)
@@ -101,14 +104,19 @@ def verify(output: str, listing: Iterable[PhotoRef] | None = None) -> Result:
     named = {finding.subject for finding in findings}
     findings.extend(finding for finding in _documents(output) if finding.subject not in named)
 
+    unfinished = by_run.keys() - folded - finished - {record.run for record in records}
+    chosen = current.choose(table.columns.photos, table.columns.keys)
     notes = [
-        *_unfinished(by_run.keys() - folded - finished - {record.run for record in records}),
+        *_unfinished(run for run in unfinished if not layout.edit_number(run)),
         *_copies(table),
+        *_to_look_at(table, chosen),
         *_temporary(output),
     ]
     if listing is not None:
-        notes.append(_compare(table, listing, findings))
-    return Result(findings, notes, len(paths), len(by_run), len(table.photos), len(np.unique(table.photos)))
+        compared = listed.compare(table, chosen, listing, MAX_NAMED)
+        findings.extend(_without_caption(compared))
+        notes.append(_summary(compared))
+    return Result(findings, notes, len(paths), len(by_run), len(table), len(chosen.current))
 
 
 def _read_records(output: str, findings: list[Finding]) -> list[Compaction]:
@@ -131,9 +139,14 @@ def _documents(output: str) -> Iterator[Finding]:
                 yield Finding(path, _problem(error), _HISTORY)
 
 
-def _twice_in_a_run(table: RowIndex) -> Iterator[Finding]:
-    """Finds the photos that have several rows in one run."""
-    _, later = _equal_neighbours(np.lexsort((table.runs, table.photos)), table.photos, table.runs)
+def _twice_in_a_run(table: RowIndex, compactions: Set[str]) -> Iterator[Finding]:
+    """Finds the photos that have several rows in one run; in a compaction, of one run and time."""
+    photos, keys, runs = table.columns.photos, table.columns.keys, table.runs
+    order = np.lexsort((keys.kinds, keys.written_at, keys.run_numbers, runs, photos))
+    _, later = _equal_neighbours(order, photos, runs)
+    _, same = _equal_neighbours(order, photos, runs, keys.run_numbers, keys.written_at, keys.kinds)
+    may_be_several = np.array([layout.run_of(path) in compactions for path in table.paths], bool)
+    later = later[~may_be_several[table.files(later)] | np.isin(later, same)]
     for photo, path in table.names(later[:MAX_NAMED]):
         yield Finding(photo, f"has two rows in run {layout.run_of(path)}, the second one in {path}", _COMPACT)
     yield from _and_more(len(later), "photos have two rows in one run", _COMPACT)
@@ -141,22 +154,30 @@ def _twice_in_a_run(table: RowIndex) -> Iterator[Finding]:
 
 def _captioned_again(output: str, table: RowIndex, compactions: Set[str]) -> Iterator[Finding]:
     """Finds the photos that a run captioned although a row for the same bytes, model and settings existed."""
-    order = current.by_precedence(table.keys)
-    order = order[np.argsort(table.photos[order], kind="stable")]
-    earlier, later = _equal_neighbours(order, table.photos, table.work)
+    photos, keys, models, is_made = table.columns
+    order = current.by_precedence(keys)
+    # The numbers of edits are none of runs.
+    order = order[(keys.kinds[order] & current.IS_EDIT) == 0]
+    order = order[np.argsort(photos[order], kind="stable")]
+    earlier, later = _equal_neighbours(order, photos, keys.pictures[:, _ETAG], models)
     # Rows with the same number and time are copies: a compaction writes them before it deletes the old files.
-    again = (table.times[earlier] != table.times[later]) | (table.numbers[earlier] != table.numbers[later])
-    again &= table.runs[earlier] != table.runs[later]
-    again &= table.captioned[earlier] & table.captioned[later]
+    again = (keys.written_at[earlier] != keys.written_at[later]) | (
+        keys.run_numbers[earlier] != keys.run_numbers[later]
+    )
+    again &= is_made[earlier] & is_made[later]
     earlier, later = earlier[again], later[again]
+    runs = table.runs
+    is_other = runs[earlier] != runs[later]
+    earlier, later = earlier[is_other], later[is_other]
 
     # The configurations of the runs that a compaction merged are not compared: they may no longer exist.
+    of_files = table.files(later)
     asked = {
-        path
-        for path in {table.path(row) for row in later}
-        if layout.run_of(path) in compactions or _was_asked_for_all(output, path)
+        file
+        for file in set(of_files.tolist())
+        if layout.run_of(table.paths[file]) in compactions or _was_asked_for_all(output, table.paths[file])
     }
-    wrong = np.array([table.path(row) not in asked for row in later], bool)
+    wrong = ~np.isin(of_files, list(asked))
     earlier, later = earlier[wrong], later[wrong]
     names = zip(table.names(earlier[:MAX_NAMED]), table.names(later[:MAX_NAMED]), strict=True)
     for (photo, first), (_, second) in names:
@@ -227,17 +248,23 @@ def _check_report(folder: str, files: Sequence[FileContent]) -> Iterator[Finding
     except (OSError, DamagedDocumentError) as error:
         yield Finding(path, _problem(error), _HISTORY)
         return
-    said = {CAPTIONED: report.captioned, FAILED: report.failed}
-    found = {CAPTIONED: sum(file.captioned for file in files), FAILED: sum(file.failed for file in files)}
-    for status, count in found.items():
-        if said[status] != count:
-            problem = f"states {said[status]:,} {status} photos, but the shards hold {count:,} {status} rows"
+    said = {
+        TAKEN_OVER: report.taken_over,
+        CAPTIONED: report.captioned,
+        FAILED: report.failed,
+        GONE: report.gone,
+    }
+    for status, number in said.items():
+        count = sum(file.statuses.get(status, 0) for file in files)
+        if number != count:
+            name = status.replace("_", " ")
+            problem = f"states {number:,} {name} photos, but the shards hold {count:,} {name} rows"
             yield Finding(path, problem, _HISTORY)
-    if report.listed != report.skipped + report.captioned + report.failed:
+    if report.listed != report.skipped + report.taken_over + report.captioned + report.failed:
         yield Finding(
             path,
-            f"does not add up: listed {report.listed:,} is not skipped {report.skipped:,} + captioned "
-            f"{report.captioned:,} + failed {report.failed:,}",
+            f"does not add up: listed {report.listed:,} is not skipped {report.skipped:,} + taken over "
+            f"{report.taken_over:,} + captioned {report.captioned:,} + failed {report.failed:,}",
             _HISTORY,
         )
 
@@ -253,9 +280,12 @@ def _check_compaction(
     output: str, record: Compaction, paths: Set[str], files: Mapping[str, FileContent]
 ) -> Iterator[Finding]:
     """Compares the files of a compaction with its record, and with the old files that are left."""
-    sources = {stores.join(output, file.file) for file in record.sources}
+    sources, tombstones = (
+        sorted(files.keys() & {stores.join(output, file.file) for file in of_kind})
+        for of_kind in (record.sources, record.gone)
+    )
     try:
-        problem = folding.not_folded(output, record, sorted(sources & files.keys()))
+        problem = folding.not_folded(output, record, sources, tombstones)
     except (OSError, rows.UnreadableFileError):
         # The damaged file has a finding of its own.
         problem = None
@@ -275,11 +305,24 @@ def _unfinished(runs: Iterable[str]) -> Iterator[str]:
 
 
 def _copies(table: RowIndex) -> Iterator[str]:
-    order = np.lexsort((table.times, table.numbers, table.work))
-    earlier, later = _equal_neighbours(order, table.work, table.numbers, table.times)
-    copies = int((table.runs[earlier] != table.runs[later]).sum())
+    photos, keys, models, _ = table.columns
+    runs, columns = table.runs, (models, keys.pictures[:, _ETAG], keys.kinds, keys.written_at, keys.run_numbers, photos)
+    earlier, later = _equal_neighbours(np.lexsort(columns), *columns)
+    copies = int((runs[earlier] != runs[later]).sum())
     if copies:
         yield f"{copies:,} rows exist twice, since a compaction was interrupted; `beamscribe compact` completes it"
+
+
+def _to_look_at(table: RowIndex, chosen: Chosen) -> Iterator[str]:
+    """Names photos that a person has captioned, and whose picture has changed since."""
+    found = chosen.person[chosen.to_look_at]
+    if len(found):
+        names = ", ".join(photo for photo, _ in table.names(found[:MAX_NAMED]))
+        more = f" and {len(found) - MAX_NAMED:,} more" if len(found) > MAX_NAMED else ""
+        yield (
+            f"photos whose picture has changed since a person captioned them, so that the person's caption does not "
+            f"stand: {len(found):,}; look at {names}{more}"
+        )
 
 
 def _temporary(output: str) -> Iterator[str]:
@@ -291,37 +334,27 @@ def _temporary(output: str) -> Iterator[str]:
         )
 
 
-def _compare(table: RowIndex, listing: Iterable[PhotoRef], findings: list[Finding]) -> str:
-    """Compares the rows with the listing: adds the photos that need captions to the findings, returns a summary."""
-    photos = np.unique(table.photos)
-    # Whatever older rows a photo has, the next run compares it with the current one.
-    versions = np.unique(table.versions[current.mask(table.photos, table.keys)])
-    seen = np.zeros(len(photos), bool)
-    listed = 0
-    without: dict[str, dict[bytes, str]] = {"new": {}, "changed": {}}
-    for refs in _chunks(listing):
-        listed += len(refs)
-        listed_table = pa.table({"photo": [ref.photo for ref in refs], "etag": [ref.etag for ref in refs]})
-        names = digests.of_rows(listed_table, ["photo"])
-        known = digests.contains(photos, names)
-        is_current = digests.contains(versions, digests.of_rows(listed_table, ["photo", "etag"]))
-        seen[np.searchsorted(photos, names[known])] = True
-        for index in np.flatnonzero(~is_current):
-            kind = without["changed" if known[index] else "new"]
-            # A photo comes twice if inputs overlap. Only the photos that will be named are kept as strings.
-            kind.setdefault(bytes(names[index]), refs[index].photo if len(kind) < MAX_NAMED else "")
-    problems = {"new": "has no row", "changed": "changed after its row was written"}
-    for name, problem in problems.items():
-        named = [photo for photo in without[name].values() if photo]
-        findings.extend(Finding(photo, problem, _CAPTION) for photo in named)
-        findings.extend(_and_more(len(without[name]), f"{name} photos", _CAPTION))
+def _without_caption(compared: listed.Comparison) -> Iterator[Finding]:
+    """Names listed photos that need a caption."""
+    problems = {
+        "new": (compared.new, "has no row"),
+        "changed": (compared.changed, "changed after its row was written"),
+        "returned": (compared.back, "is there again after it was gone"),
+    }
+    for name, (group, problem) in problems.items():
+        yield from (Finding(photo, problem, _CAPTION) for photo in group.named)
+        yield from _and_more(group.photos, f"{name} photos", _CAPTION)
+    for photo, origin in zip(compared.moved.named, compared.origins, strict=True):
+        yield Finding(photo, f"seems to have been moved from {origin}", _CAPTION_MOVED)
+    yield from _and_more(compared.moved.photos, "moved photos", _CAPTION_MOVED)
+
+
+def _summary(compared: listed.Comparison) -> str:
+    moved, back = compared.moved.photos, compared.back.photos
     return (
-        f"listed {listed:,} photos: {len(without['new']):,} without a row, {len(without['changed']):,} changed after "
-        f"their row was written; {int((~seen).sum()):,} photos with rows are not listed"
+        f"listed {compared.listed:,} photos: {compared.new.photos:,} without a row, "
+        + (f"{moved:,} moved, " if moved else "")
+        + f"{compared.changed.photos:,} changed after their row was written"
+        + (f", {back:,} there again after they were gone" if back else "")
+        + f"; {compared.unlisted:,} photos with rows are not listed"
     )
-
-
-def _chunks(listing: Iterable[PhotoRef]) -> Iterator[list[PhotoRef]]:
-    refs = iter(listing)
-    while chunk := list(itertools.islice(refs, _LISTED_AT_ONCE)):
-        yield chunk

@@ -1,12 +1,16 @@
-"""Compacts the rows of many runs to a few files: the current row of each photo, as in `rows.latest`, sorted by photo.
+"""Compacts the rows of many runs to a few files: those that may still count (`current.kept`), sorted by photo.
 
 The new files form a run, so every reader understands them. A compaction writes them, reads them back and compares them
 with the old rows. Then it creates `compaction.json`, which commits the new files, and only then deletes the old files.
 
-Whenever the process is killed, each current row exists once or twice, and the copies are equal. Without its
+Whenever the process is killed, each of these rows exists once or twice, and the copies are equal. Without its
 `compaction.json`, an interrupted compaction is a run like any other, and the next compaction includes its rows. With
 it, the next compaction deletes the old files that are left. A compaction that stood still, and lost its lease, writes
 and deletes nothing more.
+
+Photos that are dropped because they are no longer there have many old rows, which are not deleted at once. So that none
+of these photos comes back meanwhile, the new run also has files with the row that says that it is gone, which are
+deleted last.
 """
 
 import concurrent.futures
@@ -18,7 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beamscribe.model.documents import DamagedDocumentError
@@ -27,7 +30,7 @@ from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import copies, current, digests, folding, layout, places, report, rows
 from beamscribe.pipelines.output.places import closing_file
 from beamscribe.pipelines.output.run_documents import Compaction, FileRecord
-from beamscribe.pipelines.output.sorting import LatestByPhoto
+from beamscribe.pipelines.output.sorting import KeptByPhoto
 from beamscribe.pipelines.photos import SCHEMA_VERSION, versioned_schema
 
 # A new file ends when it reaches either limit.
@@ -81,17 +84,18 @@ class Lease(NamedTuple):
         return cls(0, lambda: True, layout.new_run(compaction=True))
 
 
-def compact(output: str, lost: Sequence[str] = (), lease: Lease | None = None) -> Outcome:
+def compact(output: str, lost: Sequence[str] = (), lease: Lease | None = None, prune_gone: bool = False) -> Outcome:
     """Compacts all runs of an output folder to one run. The caller must hold the folder's lease.
 
     Args:
       output: the folder that holds the captions of all runs.
       lost: a list to which another thread adds the reason if this job loses the lease; then nothing is committed.
       lease: the lease, which is looked at before each deletion; None if no other job can write to the folder.
+      prune_gone: whether to drop the rows of photos that are no longer there.
 
     Raises:
       OutputInUse: another job has taken the lease.
-      BeamscribeError: a file is damaged; no current row was deleted.
+      BeamscribeError: a file is damaged; no row that may still count was deleted.
       OSError: the store reported an error.
     """
     lease = lease or Lease.none()
@@ -101,11 +105,10 @@ def compact(output: str, lost: Sequence[str] = (), lease: Lease | None = None) -
     files = places.to_fold(output)
     left_over = sum(_finish(output, record, files, lease) for record in known)
     files = places.to_fold(output) if left_over else files
-    if not files or any([stores.join(output, file.file) for file in record.results] == files for record in known):
+    is_compacted = any([stores.join(output, file.file) for file in record.results] == files for record in known)
+    if not files or (is_compacted and not (prune_gone and folding.has_gone(files))):
         return Outcome(None, left_over)
-    # Runs without files are included: they captioned nothing, or their files are lost.
-    runs = {*map(layout.run_of, files), *report.finished_runs(output), *(record.run for record in known)}
-    folded = _fold(output, files, tuple(sorted(runs)), lost, lease)
+    folded = _fold(output, files, known, lost, lease, prune_gone)
     _replace_files(output, folded, files, lease)
     return Outcome(folded, left_over)
 
@@ -123,9 +126,14 @@ def read_record(path: str) -> Compaction:
     record = Compaction.from_json(stores.read(path), path)
     if record.run != layout.run_of_file(path):
         raise DamagedDocumentError(path, f"is damaged: it is of run {record.run}, not of its own", record.REMEDY)
-    for file in (*record.sources, *record.results):
+    for file in (*record.sources, *record.results, *record.gone):
         if not layout.is_shard_name(file.file):
             raise DamagedDocumentError(path, f"is damaged: {file.file} is no shard file", record.REMEDY)
+    for is_own, files in ((True, (*record.results, *record.gone)), (False, record.sources)):
+        for file in files:
+            if (layout.run_of(file.file) == record.run) != is_own:
+                kind = "new" if is_own else "old"
+                raise DamagedDocumentError(path, f"is damaged: {file.file} is no {kind} file of its run", record.REMEDY)
     return record
 
 
@@ -135,12 +143,13 @@ def live(known: Sequence[Compaction]) -> list[Compaction]:
     return [record for record in known if record.run not in folded]
 
 
-def _finish(output: str, record: Compaction, files: Iterable[str], lease: Lease) -> int:
+def _finish(output: str, record: Compaction, files: Sequence[str], lease: Lease) -> int:
     """Deletes the old files that an interrupted compaction left, and returns their number."""
-    sources = {stores.join(output, file.file) for file in record.sources}
-    left = [path for path in files if path in sources]
+    left, tombstones = (_among(output, of_kind, files) for of_kind in (record.sources, record.gone))
     # The new files may have been damaged since they were written, or their record, and soon they will be the only ones.
-    problem = _problem(output, record) or folding.not_folded(output, record, left) if left else None
+    problem = None
+    if left or tombstones:
+        problem = folding.problem_of(output, record) or folding.not_folded(output, record, left, tombstones)
     if problem:
         path = layout.run_file(output, record.run, layout.COMPACTION)
         raise BeamscribeError(
@@ -148,45 +157,76 @@ def _finish(output: str, record: Compaction, files: Iterable[str], lease: Lease)
             f"restore them from a backup, or delete {path} and run `beamscribe compact` again"
         )
     _replace_files(output, record, left, lease)
-    return len(left)
+    return len(left) + len(tombstones)
 
 
-def _fold(output: str, files: Sequence[str], runs: tuple[str, ...], lost: Sequence[str], lease: Lease) -> Compaction:
+def _among(output: str, records: Iterable[FileRecord], files: Iterable[str]) -> list[str]:
+    """Those of some files that are in records."""
+    recorded = {stores.join(output, file.file) for file in records}
+    return [path for path in files if path in recorded]
+
+
+def _fold(
+    output: str, files: Sequence[str], known: Sequence[Compaction], lost: Sequence[str], lease: Lease, prune_gone: bool
+) -> Compaction:
     """Writes the new files, reads them back, checks them, and commits them."""
-    run = lease.run
     sources = []
-    latest = _LatestDigests()
-    with LatestByPhoto(GROUP_ROWS) as merged:
+    kept = _KeptDigests()
+    with KeptByPhoto(GROUP_ROWS, prune_gone) as merged:
         for path, data in rows.read_ahead(stores.read, files):
             try:
-                sources.append(_add(path, path.removeprefix(f"{output}/"), data.result(), merged, latest))
+                sources.append(_add(path, path.removeprefix(f"{output}/"), data.result(), merged, kept))
             except rows.DAMAGE as error:
                 raise BeamscribeError(
                     f"can't read {path} ({one_line(error)}), and nothing was deleted; "
                     f"`beamscribe verify {output}` says what to do"
                 ) from None
         results = tuple(_write(output, lease, merged.tables()))
-    count, digest = latest.total()
+        gone = tuple(_write(output, lease, merged.pruned(), len(results)))
+    # Runs without files are included: they captioned nothing, or their files are lost.
+    runs = {*map(layout.run_of, files), *report.finished_runs(output), *(record.run for record in known)}
+    count, digest, pruned = kept.total(prune_gone)
     record = Compaction(
-        run=run,
+        run=lease.run,
         written_at=datetime.datetime.now(datetime.UTC),
-        runs=runs,
+        runs=tuple(sorted(runs)),
         rows=count,
         digest=f"{digest:016x}",
         sources=tuple(sources),
         results=results,
+        gone=gone,
+        edits=max([kept.edits, *map(layout.edit_number, runs), *(record.edits for record in known)]),
     )
-    problem = _problem(output, record) or next(iter(lost), None)
+    problem = next(iter(lost), None) or _problem(output, record, pruned)
     if problem:
         # Without their record, readers would take these files for a run.
-        _delete((stores.join(output, file.file) for file in results), lease)
+        _delete((stores.join(output, file.file) for file in (*results, *gone)), lease)
         raise BeamscribeError(f"the new files are not valid ({problem}), and the old files are unchanged; try again")
     lease.check()
-    stores.create(layout.run_file(output, run, layout.COMPACTION), record.to_json())
+    stores.create(layout.run_file(output, lease.run, layout.COMPACTION), record.to_json())
     return record
 
 
-def _add(path: str, name: str, data: bytes, merged: LatestByPhoto, latest: "_LatestDigests") -> FileRecord:
+def _problem(output: str, record: Compaction, pruned: int) -> str | None:
+    """What is wrong with new files, of which nothing is known to be right; None if nothing is.
+
+    Args:
+      output: the folder that holds the captions of all runs.
+      record: their record.
+      pruned: number of photos that the rule drops.
+    """
+    if record.pruned != pruned:
+        return f"{record.pruned:,} photos were dropped instead of {pruned:,}"
+    problem = folding.problem_of(output, record)
+    if problem or not record.gone:
+        return problem
+    try:
+        return folding.not_folded(output, record, (), [stores.join(output, file.file) for file in record.gone])
+    except rows.UnreadableFileError as error:
+        return error.problem
+
+
+def _add(path: str, name: str, data: bytes, merged: KeptByPhoto, kept: "_KeptDigests") -> FileRecord:
     """Adds one old file, of any schema version. The digest in its record covers the columns that it has."""
     file = rows.ShardFile(data, path)
     file.check_columns()
@@ -196,45 +236,56 @@ def _add(path: str, name: str, data: bytes, merged: LatestByPhoto, latest: "_Lat
         of_rows = digests.of_rows(table)
         own = of_rows if file.version == SCHEMA_VERSION else digests.of_rows(table, file.columns)
         digest = digests.add(digest, digests.total(own))
-        latest.add(table, of_rows)
+        kept.add(table, of_rows)
         merged.add(table)
     return FileRecord(name, file.rows, len(data), f"{digest:016x}")
 
 
-class _LatestDigests:
-    """The digests of the current rows, to check the new files: selected in another way than by the merge.
+class _KeptDigests:
+    """The digests of the rows that may still count, to check the new files: selected in another way than by the merge.
 
-    It takes 48 bytes per row.
+    It takes 65 bytes per row.
+
+    Attributes:
+      edits: greatest number of an edit among the rows; 0 if there is none.
     """
 
     def __init__(self) -> None:
-        self._photos: list[np.ndarray] = []
+        self.edits = 0
+        self._photos: list[np.ndarray] = [np.empty(0, "S16")]
         self._keys: list[current.Keys] = []
-        self._rows: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = [np.empty(0, np.uint64)]
 
     def add(self, table: pa.Table, of_rows: np.ndarray) -> None:
         """Adds rows and their digests, in the order of their files."""
+        keys = current.Keys.of(table)
         self._photos.append(digests.of_rows(table, ["photo"]))
-        self._keys.append(current.Keys.of(table))
-        self._rows.append(of_rows)
+        self._keys.append(keys)
+        self._rows.append(digests.halves(of_rows))
+        is_edit = (keys.kinds & current.IS_EDIT) != 0
+        self.edits = max(self.edits, int(keys.run_numbers.max(where=is_edit, initial=0)))
 
-    def total(self) -> tuple[int, int]:
-        """The number of photos, and the digest total of their current rows."""
-        if not self._photos:
-            return 0, 0
-        photos, of_rows = np.concatenate(self._photos), np.concatenate(self._rows)
-        is_current = current.mask(photos, current.Keys.concatenated(self._keys))
-        return int(is_current.sum()), digests.total(of_rows[is_current])
+    def total(self, prune_gone: bool) -> tuple[int, int, int]:
+        """The number of rows, their digest total, and the number of photos that are dropped.
+
+        Args:
+          prune_gone: whether photos that are no longer there are dropped.
+        """
+        photos, keys = np.concatenate(self._photos), current.Keys.concatenated(self._keys)
+        kept = current.kept(photos, keys, prune_gone=prune_gone)
+        dropped = current.kept(photos, keys) & ~kept if prune_gone else np.zeros(len(photos), bool)
+        digest = int(np.concatenate(self._rows)[kept].sum(dtype=np.uint64))
+        return int(kept.sum()), digest, len(np.unique(photos[dropped]))
 
 
-def _write(output: str, lease: Lease, groups: Iterable[pa.Table]) -> Iterator[FileRecord]:
-    """Writes tables as row groups, to as few files as their size allows.
+def _write(output: str, lease: Lease, groups: Iterable[pa.Table], start: int = 0) -> Iterator[FileRecord]:
+    """Writes tables as row groups, to as few files as their size allows; `start` is the number of the first one.
 
     Raises:
       OutputInUse: one of the files is there: another job has taken the lease, and closed this run.
     """
     groups = iter(groups)
-    for index in itertools.count():
+    for index in itertools.count(start):
         first = next(groups, None)
         if first is None:
             return
@@ -255,40 +306,21 @@ def _write(output: str, lease: Lease, groups: Iterable[pa.Table]) -> Iterator[Fi
         yield FileRecord(name, count, buffer.tell(), f"{digest:016x}")
 
 
-def _problem(output: str, record: Compaction) -> str | None:
-    """Reads the new files and compares them with their record; returns a problem or None."""
-    count = digest = 0
-    previous = None
-    try:
-        paths = [stores.join(output, file.file) for file in record.results]
-        for columns, table in folding.read_own_columns(paths):
-            photos = table["photo"].combine_chunks()
-            if previous is not None and previous >= photos[0].as_py():
-                return "a photo has two rows"
-            if pc.any(pc.greater_equal(photos[:-1], photos[1:])).as_py():
-                return "a photo has two rows"
-            previous = photos[-1].as_py()
-            count += len(table)
-            digest = digests.add(digest, digests.total(digests.of_rows(table, columns)))
-    except rows.UnreadableFileError as error:
-        return error.problem
-    if count != record.rows:
-        return f"{count:,} rows instead of {record.rows:,}"
-    return None if f"{digest:016x}" == record.digest else "the rows differ from the old ones"
-
-
 def _replace_files(output: str, record: Compaction, sources: Iterable[str], lease: Lease) -> None:
     """Deletes old files, and replaces their copies in other formats by copies of the new files."""
+    tombstones = [stores.join(output, file.file) for file in record.gone]
     _delete(sources, lease, places.to_keep(output), closing_file(lease.number))
+    _delete(filter(stores.exists, tombstones), lease)
     folded = frozenset(record.runs)
     for kind in layout.EXTENSIONS:
-        copies_of_folded = [path for path in layout.copies(output, kind) if layout.run_of(path) in folded]
-        if not copies_of_folded:
+        of_gone = {layout.copy_of(output, path, kind) for path in tombstones}
+        old_copies = [path for path in layout.copies(output, kind) if layout.run_of(path) in folded or path in of_gone]
+        if not old_copies:
             continue
         for pair in copies.missing(output, kind):
             if layout.run_of(pair[0]) == record.run:
                 copies.export(pair, kind)
-        _delete(copies_of_folded, lease)
+        _delete(old_copies, lease)
 
 
 def _delete(files: Iterable[str], lease: Lease, kept: Set[str] = frozenset(), closing: bytes = b"") -> None:

@@ -57,7 +57,7 @@ def _stands(path: str) -> bool:
 
 
 def jsonl(table: pa.Table) -> bytes:
-    """Converts rows to JSON lines in UTF-8: one object per row, times in ISO 8601."""
+    """Converts rows to JSON lines in UTF-8: one object per row, times in ISO 8601, null for what there is not."""
     text = io.BytesIO()
     for batch in table.to_batches(_ENCODED_ROWS):
         for row in batch.to_pylist():
@@ -69,15 +69,29 @@ def jsonl(table: pa.Table) -> bytes:
 def tfrecord(table: pa.Table) -> bytes:
     """Converts rows to a gzipped TFRecord file with one `tf.Example` per row.
 
-    The alternatives become two features, one of captions and one of scores; times are in microseconds since 1970.
+    A column of several values becomes a feature for each of its fields, such as `alternatives/caption` and
+    `alternatives/score`; times are in microseconds since 1970.
 
     Raises:
       BeamscribeError: tfx-bsl is not installed.
     """
-    alternatives = table["alternatives"].combine_chunks()
-    for field in ("caption", "score"):
-        values = pc.struct_field(alternatives.values, field)
-        table = table.append_column(f"alternatives/{field}", pa.ListArray.from_arrays(alternatives.offsets, values))
-    for name in ("width", "height", "written_at", "attempts"):
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.int64()))
-    return tf_examples.tfrecord(table.drop_columns(["alternatives"]))
+    columns: dict[str, pa.Array] = {}
+    for name in table.column_names:
+        columns |= _features(name, table[name].combine_chunks())
+    return tf_examples.tfrecord(pa.table(columns))
+
+
+def _features(name: str, column: pa.Array) -> dict[str, pa.Array]:
+    """The features that a column becomes, of types that `tf_examples` takes."""
+    kind = column.type
+    if pa.types.is_list(kind):
+        # A null has no values. Slices and nulls of a list have values that are none of theirs.
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+        offsets = pa.array([0, *lengths.cumsum()], pa.int32())
+        values = column.flatten()
+        fields = {field.name: pc.struct_field(values, field.name) for field in kind.value_type}
+        return {f"{name}/{field}": pa.ListArray.from_arrays(offsets, found) for field, found in fields.items()}
+    if pa.types.is_struct(kind):
+        return {f"{name}/{field.name}": pc.struct_field(column, field.name) for field in kind}
+    is_number = pa.types.is_integer(kind) or pa.types.is_timestamp(kind)
+    return {name: column.cast(pa.int64()) if is_number else column}

@@ -33,7 +33,17 @@ def total(digests: np.ndarray) -> int:
     Args:
       digests: `[rows]`, as `of_rows` returns them.
     """
-    return int(digests.view("<u8")[::2].sum(dtype=np.uint64))
+    return int(halves(digests).sum(dtype=np.uint64))
+
+
+def halves(digests: np.ndarray) -> np.ndarray:
+    """The first half of each digest, `[rows]`, uint64.
+
+    Args:
+      digests: `[rows]`, as `of_rows` returns them.
+    """
+    # A copy, so that it does not keep the other halves.
+    return np.ascontiguousarray(digests).view("<u8")[::2].copy()
 
 
 def add(*totals: int) -> int:
@@ -52,19 +62,32 @@ def contains(known: np.ndarray, digests: np.ndarray) -> np.ndarray:
       `[rows]`, bool.
     """
     if not len(known):
-        return np.zeros(len(digests), bool)
+        return np.zeros(digests.shape, bool)
     return known[np.minimum(np.searchsorted(known, digests), len(known) - 1)] == digests
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
-    return _list_as_text(column.combine_chunks()) if pa.types.is_list(column.type) else column.cast(pa.string())
+    if pa.types.is_list(column.type):
+        return _list_as_text(column.combine_chunks())
+    return _struct_as_text(column.combine_chunks()) if pa.types.is_struct(column.type) else column.cast(pa.string())
 
 
 def _list_as_text(lists: pa.ListArray) -> pa.Array:
-    """Joins the alternatives of each row into one string: their number, captions and scores."""
-    fields = [pc.struct_field(lists.values, name).cast(pa.string()).fill_null(_NULL) for name in ("caption", "score")]
+    """Joins the structs of each row into one string: their number, and the values of each field; null for a null."""
+    fields = [_field_as_text(lists.values, field.name) for field in lists.type.value_type]
     joined = [pc.binary_join(pa.ListArray.from_arrays(lists.offsets, field), "\x02") for field in fields]
     length = pc.list_value_length(lists).cast(pa.string())
     return pc.binary_join_element_wise(length, *joined, "\x02", null_handling="replace", null_replacement=_NULL)
+
+
+def _struct_as_text(structs: pa.StructArray) -> pa.Array:
+    """Joins the fields of each struct into one string; a null remains one, unlike a struct of nulls."""
+    fields = [_field_as_text(structs, field.name) for field in structs.type]
+    joined = pc.binary_join_element_wise(*fields, "\x02")
+    return pc.if_else(pc.is_valid(structs), joined, pa.scalar(None, pa.string()))
+
+
+def _field_as_text(structs: pa.StructArray, name: str) -> pa.Array:
+    return pc.struct_field(structs, name).cast(pa.string()).fill_null(_NULL)

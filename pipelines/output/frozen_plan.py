@@ -17,7 +17,7 @@ from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import layout
 from beamscribe.pipelines.output.rows import UnreadableFileError
 from beamscribe.pipelines.output.run_documents import Plan, PlannedShard
-from beamscribe.pipelines.photos import PhotoRef, Shard, photo_table, photos_of
+from beamscribe.pipelines.photos import CAPTION_SCHEMA, PhotoRef, Shard, photo_table, photos_of
 
 _T = TypeVar("_T")
 
@@ -31,12 +31,30 @@ class Unit(NamedTuple):
       photos: number of photos.
       duplicates: number of photos with the same bytes as another one, which are not read.
       path: path of the file.
+      known: path of the file with earlier rows that the photos are compared with; empty for none.
     """
 
     container: str
     first: int
     photos: int
     duplicates: int
+    path: str
+    known: str = ""
+
+
+class GoneUnit(NamedTuple):
+    """Photos that are no longer there, and the file with their rows.
+
+    Attributes:
+      first: number of the unit.
+      photos: number of photos.
+      moved: number of these photos that seem to be in another place now.
+      path: path of the file.
+    """
+
+    first: int
+    photos: int
+    moved: int
     path: str
 
 
@@ -92,22 +110,38 @@ def unless_planned(element: _T, folder: str) -> Iterator[_T]:
         yield element
 
 
-def write_unit(folder: str, container: str, first: int, photos: Sequence[PhotoRef]) -> Unit:
-    """Writes the photos of a unit to a file that is named after the digest of its content.
-
-    An attempt that lists other photos thus writes another file, and `plan.json` states the one that counts.
+def write_unit(
+    folder: str, container: str, first: int, photos: Sequence[PhotoRef], known: pa.Table | None = None
+) -> Unit:
+    """Writes the photos of a unit to a file, and the earlier rows that they are compared with to another one.
 
     Args:
       folder: folder of the run.
       container, first: see `Unit`.
       photos: photos of the unit, in the order in which they are read.
+      known: rows of `CAPTION_SCHEMA`.
+    """
+    path = write_table(folder, "photos", photo_table(photos))
+    path_known = write_table(folder, "known", known) if known is not None and len(known) else ""
+    return Unit(container, first, len(photos), sum(bool(ref.same_as) for ref in photos), path, path_known)
+
+
+def write_table(folder: str, kind: str, table: pa.Table) -> str:
+    """Writes a file of the plan, which is named after the digest of its content, and returns its path.
+
+    An attempt that lists other photos thus writes another file, and `plan.json` states the one that counts.
+
+    Args:
+      folder: folder of the run.
+      kind: see `layout.plan_file`.
+      table: content of the file.
     """
     buffer = io.BytesIO()
-    pq.write_table(photo_table(photos), buffer, write_page_checksum=True)
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     data = buffer.getvalue()
-    path = layout.photos_file(folder, _digest(data))
+    path = layout.plan_file(folder, kind, _digest(data))
     stores.create(path, data)
-    return Unit(container, first, len(photos), sum(bool(ref.same_as) for ref in photos), path)
+    return path
 
 
 def read_shard(planned: PlannedShard) -> Shard:
@@ -117,17 +151,47 @@ def read_shard(planned: PlannedShard) -> Shard:
       OSError: the store reported an error.
       UnreadableFileError: a file of the plan is damaged.
     """
-    return Shard(planned.index, tuple(itertools.chain.from_iterable(map(_read_photos, planned.paths))))
+    if planned.is_gone:
+        return Shard(planned.index, (), gone=planned.paths)
+    photos = itertools.chain.from_iterable(map(_read_photos, planned.paths))
+    return Shard(planned.index, tuple(photos), planned.known)
+
+
+def read_rows(paths: Sequence[str]) -> pa.Table:
+    """Reads the rows in files of a plan, which have `CAPTION_SCHEMA`.
+
+    Raises:
+      OSError: the store reported an error.
+      UnreadableFileError: a file of the plan is damaged.
+    """
+    return pa.concat_tables([CAPTION_SCHEMA.empty_table(), *map(_read_rows, paths)])
+
+
+def _read_rows(path: str) -> pa.Table:
+    table = _read(path)
+    try:
+        return table.cast(CAPTION_SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise _damaged(path, one_line(error)) from error
 
 
 def _read_photos(path: str) -> tuple[PhotoRef, ...]:
+    table = _read(path)
+    try:
+        return photos_of(table)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, one_line(error)) from error
+
+
+def _read(path: str) -> pa.Table:
     data = stores.read(path)
     # Only files of this name are written, so the name tells whether any byte has changed.
-    if path != layout.photos_file(stores.folder_of(stores.folder_of(path)), _digest(data)):
+    folder = stores.folder_of(stores.folder_of(path))
+    if path != layout.plan_file(folder, layout.kind_of_plan_file(path), _digest(data)):
         raise _damaged(path, "it holds other bytes than those that were written")
     try:
-        return photos_of(pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read())
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise _damaged(path, one_line(error)) from error
 
 

@@ -1,6 +1,7 @@
 """The layout of an output folder; no other module builds or parses its paths.
 
 captions/run=<run id>/shard-00012.parquet        rows: captions and failures
+captions/run=edit-00000012/shard-00000.parquet   rows that a person has written
 exports/<format>/run=<run id>/shard-00012.jsonl  copies in other formats
 runs/<run id>/plan/…  plan.json  config.json  report.json  report.html  _SUCCESS  …
 leases/00000012.json                             the job that writes to the folder
@@ -9,7 +10,7 @@ leases/00000012.json                             the job that writes to the fold
 import datetime
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from beamscribe.pipelines import stores
 
@@ -33,7 +34,10 @@ _SHARD_NAME = re.compile(r"captions/run=(?!\.\.?/)[^/]+/shard-[0-9]+\.parquet")
 _RUN = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 # More digits would be no number of ours: they would not fit in a column.
 _NUMBERED = re.compile("r([0-9]{8,15})-")
+_EDIT = re.compile("edit-([0-9]{8,15})")
 _LEASE = re.compile(r"([0-9]{8,15})\.[a-z]+")
+# Temporary files have hidden names that end with 32 random hexadecimal digits.
+_TEMPORARY = f".*.{'?' * 32}"
 
 
 def new_run(compaction: bool = False) -> str:
@@ -60,6 +64,17 @@ def numbered(run: str, number: int) -> str:
 def number_of(run: str) -> int:
     """The number in the id of a run; 0 if it has none."""
     found = _NUMBERED.match(run)
+    return int(found[1]) if found else 0
+
+
+def edit_run(number: int) -> str:
+    """The id of the run that an edit is, such as `edit-00000012`."""
+    return f"edit-{number:08d}"
+
+
+def edit_number(run: str) -> int:
+    """The number of the edit that a run is; 0 for other runs."""
+    found = _EDIT.fullmatch(run)
     return int(found[1]) if found else 0
 
 
@@ -100,14 +115,21 @@ def run_of_file(path: str) -> str:
     return path.split("/")[-2]
 
 
-def photos_file(folder: str, digest: str) -> str:
-    """The path of a plan's file of photos, which is named after the digest of its content.
+def plan_file(folder: str, kind: str, digest: str) -> str:
+    """The path of a file of a plan, which is named after the digest of its content.
 
     Args:
       folder: folder of the run.
+      kind: `photos` for the photos of a shard, `known` for earlier rows that they may take captions over from, or
+        `gone` for rows of photos that are no longer there.
       digest: digest of the content, hexadecimal.
     """
-    return stores.join(folder, "plan", f"photos-{digest}.parquet")
+    return stores.join(folder, "plan", f"{kind}-{digest}.parquet")
+
+
+def kind_of_plan_file(path: str) -> str:
+    """The kind of a file of a plan, as for `plan_file`."""
+    return path.rpartition("/")[2].partition("-")[0]
 
 
 def shard_file(output: str, run: str, index: int) -> str:
@@ -123,6 +145,11 @@ def shard_name(run: str, index: int) -> str:
 def committed_files(output: str, run: str = "*") -> list[str]:
     """The shard files of a run, or of all runs, sorted by run and shard."""
     return sorted(stores.within(output, "captions", f"run={run}", "shard-*.parquet"))
+
+
+def all_committed_files(output: str) -> str:
+    """The glob of the shard files of all runs."""
+    return stores.join(output, "captions", "run=*", "shard-*.parquet")
 
 
 def closed_runs(output: str) -> set[str]:
@@ -203,6 +230,19 @@ def temporary_files(output: str) -> list[str]:
     """The temporary files that killed writers left on a local disk; readers ignore them."""
     if not stores.is_local(output):
         return []
-    # Their names are hidden and end with 32 random hexadecimal digits.
-    name = f".*.{'?' * 32}"
-    return [path for folder in ("captions", "exports", "runs") for path in stores.within(output, folder, "**", name)]
+    return [
+        path for folder in ("captions", "exports", "runs") for path in stores.within(output, folder, "**", _TEMPORARY)
+    ]
+
+
+def temporary_files_of(output: str, runs: Sequence[str]) -> list[str]:
+    """The temporary files that the killed writers of some runs left on a local disk, without a search of all runs.
+
+    A run copies the shards of earlier runs, too: with any run, the temporary files of all copies are among them.
+    """
+    if not runs or not stores.is_local(output):
+        return []
+    places: list[tuple[str, ...]] = [("exports", "*", "run=*")]
+    for run in runs:
+        places += [("captions", f"run={run}"), ("runs", run), ("runs", run, "plan")]
+    return [path for place in places for path in stores.within(output, *place, _TEMPORARY)]

@@ -16,13 +16,13 @@ from beamscribe.model.documents import DocumentError
 from beamscribe.pipelines import stores
 from beamscribe.pipelines.output import frozen_plan, layout, report_page, rows
 from beamscribe.pipelines.output.run_documents import Config, Example, Plan, Report, Sample
-from beamscribe.pipelines.photos import CAPTIONED, FAILED, PhotoRef, is_closing, retries_of
+from beamscribe.pipelines.photos import CAPTIONED, FAILED, GONE, TAKEN_OVER, PhotoRef, is_closing, retries_of
 
 MAX_EXAMPLES = 20
 MAX_SAMPLES = 12
 MAX_MISSING = 20
 
-_COLUMNS = ("photo", "status", "caption", "score", "stage", "error", "message")
+_COLUMNS = ("photo", "status", "caption", "score", "stage", "error", "message", "taken_from")
 
 
 def collect(output: str, run: str, finished_at: datetime.datetime, retries: int = 0) -> Report:
@@ -45,7 +45,7 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
 
     files = layout.committed_files(output, run)
     counts = {}
-    taken_over = planned.closed_by is not None or stores.exists(layout.run_file(output, run, layout.CLOSED))
+    closed = planned.closed_by is not None or stores.exists(layout.run_file(output, run, layout.CLOSED))
     statuses: collections.Counter[str] = collections.Counter()
     failures: collections.Counter[str] = collections.Counter()
     examples: dict[str, list[Example]] = collections.defaultdict(list)
@@ -53,17 +53,18 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
     for path, table in zip(files, rows.read_tables(files, _COLUMNS), strict=True):
         counts[layout.index_of(path)] = table.num_rows
         retries += retries_of(table)
-        taken_over = taken_over or is_closing(table)
-        statuses.update(table["status"].to_pylist())
+        closed = closed or is_closing(table)
+        statuses.update(statuses_of(table))
         for row in _with_status(table, FAILED, Example):
             failures[row["error"]] += 1
             if len(examples[row["error"]]) < MAX_EXAMPLES:
                 examples[row["error"]].append(Example(**row))
-        captioned = (Sample(**row) for row in _with_status(table, CAPTIONED, Sample))
+        made = table.filter(pc.is_null(table["taken_from"]))
+        captioned = (Sample(**row) for row in _with_status(made, CAPTIONED, Sample))
         samples = heapq.nsmallest(MAX_SAMPLES, itertools.chain(samples, captioned), key=_sampling_key)
 
     missing = tuple(itertools.islice(_without_row(planned, counts, files), MAX_MISSING))
-    written = statuses[CAPTIONED] + statuses[FAILED]
+    written = statuses[TAKEN_OVER] + statuses[CAPTIONED] + statuses[FAILED]
     return Report(
         run=run,
         inputs=config.inputs,
@@ -82,8 +83,12 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
         duplicates=planned.duplicates,
         ignored=planned.ignored,
         empty_inputs=tuple(uri for uri, photos in planned.inputs.items() if not photos),
+        taken_over=statuses[TAKEN_OVER],
         captioned=statuses[CAPTIONED],
         failed=statuses[FAILED],
+        gone=statuses[GONE],
+        vanished=planned.vanished,
+        to_look_at=_to_look_at(output) if planned.edited else (),
         photos_per_second=round(written / seconds, 2) if seconds else 0.0,
         retries=retries,
         failures=dict(failures.most_common()),
@@ -91,8 +96,23 @@ def collect(output: str, run: str, finished_at: datetime.datetime, retries: int 
         samples=tuple(sorted(samples, key=lambda sample: sample.photo)),
         missing=missing,
         balanced=planned.listed == planned.skipped + written and not missing and planned.closed_by is None,
-        taken_over=taken_over,
+        closed=closed,
     )
+
+
+def statuses_of(table: pa.Table) -> list[str]:
+    """What became of the photos of rows, in this run: the statuses, and `taken_over` for captions of earlier rows.
+
+    Args:
+      table: rows with the columns `status` and `taken_from`.
+    """
+    is_taken_over = pc.and_(pc.equal(table["status"], CAPTIONED), pc.is_valid(table["taken_from"]))
+    return pc.if_else(is_taken_over, TAKEN_OVER, table["status"]).to_pylist()
+
+
+def _to_look_at(output: str) -> tuple[str, ...]:
+    """Examples of photos that a person has captioned, and whose picture has changed since."""
+    return tuple(itertools.islice(rows.to_look_at(layout.committed_files(output)), MAX_MISSING))
 
 
 def write(report: Report, output: str, success: bool) -> None:
@@ -175,7 +195,7 @@ def _without_row(planned: Plan, counts: Mapping[int, int], files: Iterable[str])
     """Yields the planned photos without a row; reads only the shards with an unexpected number of rows."""
     paths = {layout.index_of(path): path for path in files}
     for shard in planned.shards:
-        if counts.get(shard.index) == shard.photos:
+        if shard.is_gone or counts.get(shard.index) == shard.photos:
             continue
         expected = collections.Counter(ref.photo for ref in frozen_plan.read_shard(shard).photos)
         if shard.index in paths:

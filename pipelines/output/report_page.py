@@ -14,6 +14,7 @@ from beamscribe.pipelines.failures import ErrorCode
 from beamscribe.pipelines.output.run_documents import Report, Sample
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import photo_reader
+from beamscribe.pipelines.sources.photo_reader import ReadOptions
 
 # Longer side of a thumbnail, pixels.
 THUMBNAIL_SIZE = 240
@@ -36,11 +37,13 @@ def render(report: Report, refs: Mapping[str, PhotoRef] | None = None) -> str:
         verdict_class="good" if report.balanced else "bad",
         listed=f"{report.listed:,}",
         skipped=f"{report.skipped:,}",
+        taken_over=_taken_over(report),
         captioned=f"{report.captioned:,}",
         failed=f"{report.failed:,}",
         bar=_bar(report),
         facts=_facts(report),
         missing=_missing(report.missing, folders),
+        to_look_at=_to_look_at(report.to_look_at, folders),
         samples=_samples(report.samples, refs or {}, folders),
         failures=_failures(report, folders),
         version=escape(report.version),
@@ -50,12 +53,19 @@ def render(report: Report, refs: Mapping[str, PhotoRef] | None = None) -> str:
 def _verdict(report: Report) -> str:
     if report.balanced:
         return "Every photo is accounted for."
-    unaccounted = report.listed - report.skipped - report.captioned - report.failed
+    unaccounted = report.listed - report.skipped - report.taken_over - report.captioned - report.failed
     if unaccounted > 0:
         return f"The numbers do not add up: {unaccounted:,} {_photos(unaccounted)} without a row."
     if unaccounted < 0:
         return f"The numbers do not add up: there are {-unaccounted:,} more rows than photos."
     return "The numbers add up, but some planned photos have no row, and others have two rows."
+
+
+def _taken_over(report: Report) -> str:
+    """The term of the sum that not every run has."""
+    if not report.taken_over:
+        return ""
+    return f'<span class="taken-over"><b>{report.taken_over:,}</b> <small>taken over</small></span> <i>+</i>'
 
 
 def _photos(count: int) -> str:
@@ -66,7 +76,12 @@ def _bar(report: Report) -> str:
     """The shares of the listed photos, as segments of a bar; the share of unaccounted photos stays empty."""
     if not report.listed:
         return ""
-    parts = {"skipped": report.skipped, "captioned": report.captioned, "failed": report.failed}
+    parts = {
+        "skipped": report.skipped,
+        "taken-over": report.taken_over,
+        "captioned": report.captioned,
+        "failed": report.failed,
+    }
     return "".join(
         f'<span class="{name}" style="width:{min(count / report.listed, 1):.4%}"></span>'
         for name, count in parts.items()
@@ -88,9 +103,14 @@ def _facts(report: Report) -> str:
         "Ignored": ", ".join(f"{count:,} {kind or 'without an extension'}" for kind, count in report.ignored.items()),
         "Outdated": f"{report.outdated:,} skipped {_photos(report.outdated)} captioned by another model or with "
         "other settings",
+        "Gone": f"{report.gone:,} {_photos(report.gone)} no longer there",
+        "Not there": f"{report.vanished:,} {_photos(report.vanished)}, too many to be marked as gone; if all disks are "
+        "mounted, --accept-gone marks them",
         "Retries": f"{report.retries:,} retried requests to stores",
     }
     given = {
+        "Gone": report.gone,
+        "Not there": report.vanished,
         "Retries": report.retries,
         "Duplicates": report.duplicates,
         "Ignored": report.ignored,
@@ -123,6 +143,17 @@ def _missing(photos: Sequence[str], folders: Sequence[str]) -> str:
     )
 
 
+def _to_look_at(photos: Sequence[str], folders: Sequence[str]) -> str:
+    if not photos:
+        return ""
+    rows = "".join(f"<li>{_name(photo, folders)}</li>" for photo in photos)
+    return (
+        "<section><h2>Photos to look at</h2>"
+        "<p>A person has captioned these photos, and their pictures have changed since: the person's captions do not "
+        f"stand any more (at most twenty are shown).</p><ul>{rows}</ul></section>"
+    )
+
+
 def _name(photo: str, folders: Sequence[str]) -> str:
     """The path of a photo relative to its input folder, with the full path as a tooltip."""
     folder = next((folder for folder in folders if photo.startswith(folder)), "")
@@ -145,7 +176,7 @@ def _thumbnails(refs: Iterable[PhotoRef]) -> Iterator[Image.Image | None]:
     """Makes a small upright picture of each photo; None for a photo that can't be read any more."""
     # In the pool of image processes, so that a photo that crashes a codec does not end the job.
     # Twice the size, since a square of the thumbnail's own size would have too few pixels for the longer side.
-    for _, picture in photo_reader.shared().stream(refs, 2 * THUMBNAIL_SIZE):
+    for _, picture, _ in photo_reader.shared().stream(refs, 2 * THUMBNAIL_SIZE, ReadOptions(look_up=True)):
         if picture.pixels is None or not picture.width or not picture.height:
             yield None
             continue

@@ -202,6 +202,30 @@ def read_batches(files: Iterable[str], columns: Sequence[str] | None = None) -> 
             yield table
 
 
+def read_matching(
+    files: Iterable[str], columns: Sequence[str], matches: Callable[[pa.Table], np.ndarray]
+) -> Iterator[pa.Table]:
+    """Reads the rows of shard files that match, with all columns; of other rows, only the columns that tell.
+
+    Args:
+      files: shard files.
+      columns: the columns that tell whether a row matches.
+      matches: gives a mask, `[rows]`, bool, of a table with these columns.
+
+    Raises:
+      UnreadableFileError, NewerFileError: see `read_tables`.
+    """
+    for path, data in read_ahead(stores.read, files):
+        with _reading(path):
+            file = ShardFile(data.result(), path)
+            mask = np.concatenate([np.empty(0, bool), *map(matches, file.batches(columns))])
+            batches = file.batches() if mask.any() else iter(())
+        start = 0
+        while (table := _next(batches, path)) is not None:
+            yield table.filter(pa.array(mask[start : start + len(table)]))
+            start += len(table)
+
+
 def _next(batches: Iterator[pa.Table], path: str) -> pa.Table | None:
     # The caller's own errors, which a `yield` within the block would get, are none of the file's.
     with _reading(path):
@@ -229,13 +253,13 @@ def read_ahead(read: Callable[[str], _T], files: Iterable[str]) -> Iterator[tupl
 
 
 def latest(files: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Reads the current row of each photo, in the order of the files.
+    """Reads the current row of each photo that is still there, in the order of the files.
 
-    Only a digest of the photo, a number and a time stay in memory, 32 bytes per row.
+    Only digests, a number and a time stay in memory, 57 bytes per row.
 
     Args:
       files: shard files of any runs, in the order of runs and shards.
-      columns: names of columns to read in addition to `photo` and `current.COLUMNS`; all by default.
+      columns: names of columns to read, in the wanted order; all by default.
 
     Yields:
       Tables of current rows, of limited size.
@@ -243,16 +267,38 @@ def latest(files: Sequence[str], columns: Sequence[str] | None = None) -> Iterat
     Raises:
       UnreadableFileError, NewerFileError: see `read_tables`.
     """
-    needed = ["photo", *current.COLUMNS]
-    names, keys = [np.empty(0, "S16")], []
-    for table in read_batches(files, needed):
-        names.append(digests.of_rows(table, ["photo"]))
-        keys.append(current.Keys.of(table))
-    is_current = current.mask(np.concatenate(names), current.Keys.concatenated(keys))
+    is_current = current.mask(*_photos_and_keys(files))
     start = 0
-    for table in read_batches(files, columns and [*dict.fromkeys([*needed, *columns])]):
+    for table in read_batches(files, columns):
         yield table.filter(pa.array(is_current[start : start + len(table)]))
         start += len(table)
+
+
+def to_look_at(files: Sequence[str]) -> Iterator[str]:
+    """Finds the photos that a person has captioned, and whose picture has changed since, so that this does not stand.
+
+    Args:
+      files: shard files of any runs, in the order of runs and shards.
+
+    Raises:
+      UnreadableFileError, NewerFileError: see `read_tables`.
+    """
+    chosen = current.choose(*_photos_and_keys(files))
+    wanted = np.sort(chosen.person[chosen.to_look_at])
+    start = 0
+    for table in read_batches(files, ["photo"]) if len(wanted) else ():
+        inside = wanted[(wanted >= start) & (wanted < start + len(table))]
+        yield from table["photo"].take(pa.array(inside - start)).to_pylist()
+        start += len(table)
+
+
+def _photos_and_keys(files: Sequence[str]) -> tuple[np.ndarray, current.Keys]:
+    """The digests of the photos of all rows, `[rows]`, and what decides which rows count."""
+    photos, keys = [np.empty(0, "S16")], []
+    for table in read_batches(files, ["photo", *current.COLUMNS]):
+        photos.append(digests.of_rows(table, ["photo"]))
+        keys.append(current.Keys.of(table))
+    return np.concatenate(photos), current.Keys.concatenated(keys)
 
 
 def _field(field: pa.Field | None) -> str:

@@ -6,7 +6,7 @@ The names of the fields are the keys in the files.
 import dataclasses
 import datetime
 import enum
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 
@@ -67,11 +67,21 @@ class Config(Document):
 
 @dataclasses.dataclass(frozen=True, order=True)
 class PlannedShard:
-    """A shard of the plan: its number, the number of its photos, and the files that list them."""
+    """A shard of the plan.
+
+    Attributes:
+      index: its number.
+      photos: number of its rows, one a photo.
+      paths: files that list its photos or, for photos that are gone, hold their rows.
+      known: files with earlier rows that its photos are compared with.
+      is_gone: whether it holds rows of photos that are gone.
+    """
 
     index: Number
     photos: Number
     paths: tuple[str, ...]
+    known: tuple[str, ...] = ()
+    is_gone: bool = False
 
 
 class Plan(Document):
@@ -89,6 +99,9 @@ class Plan(Document):
       shards: shards of the run.
       run_number: number of the run, which its rows have; 0 for a run of an earlier version.
       closed_by: number of the job that closed the run before it had a plan; None for a plan of the run itself.
+      gone: number of photos that are no longer there, whose rows the run marks.
+      vanished: number of photos that are no longer there, but too many to be marked.
+      edited: number of photos in the listing that a person has captioned.
     """
 
     REMEDY: ClassVar[str] = _CAPTIONS_STAND
@@ -104,6 +117,9 @@ class Plan(Document):
     shards: tuple[PlannedShard, ...]
     run_number: Number = 0
     closed_by: Number | None = None
+    gone: Number = 0
+    vanished: Number = 0
+    edited: Number = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,21 +162,25 @@ class Report(Document):
       duplicates: number of planned photos with the same bytes as another one, which were not read themselves.
       ignored: number of ignored files by kind.
       empty_inputs: inputs in which no photo was found.
-      captioned: number of rows with a caption.
+      taken_over: number of rows with the caption of an earlier row of the same picture.
+      captioned: number of rows with a caption that the run made.
       failed: number of rows without a caption.
+      gone: number of photos that are no longer there, whose rows the run has marked.
+      vanished: number of photos that are no longer there, but too many to be marked.
+      to_look_at: examples of photos that a person has captioned, and whose picture has changed since.
       photos_per_second: rows per second, from start to end.
       retries: number of retried requests to remote stores.
       failures: number of rows by error code, most frequent first.
       examples: examples of failed photos, for every code.
       samples: a random sample of the captioned photos.
       missing: examples of planned photos that have no row.
-      balanced: whether `listed = skipped + captioned + failed`, and every planned photo has a row.
-      taken_over: whether another job has closed the run, because it seemed dead.
+      balanced: whether `listed = skipped + taken_over + captioned + failed`, and every planned photo has a row.
+      closed: whether another job has closed the run, because it seemed dead.
 
     Example:
       >>> report = beamscribe.caption("photos", "captions")
-      >>> report.listed, report.skipped, report.captioned, report.failed
-      (13, 0, 12, 1)
+      >>> report.listed, report.skipped, report.taken_over, report.captioned, report.failed
+      (13, 0, 0, 12, 1)
       >>> report.failures
       {'truncated': 1}
     """
@@ -184,8 +204,12 @@ class Report(Document):
     duplicates: Number
     ignored: dict[str, Number]
     empty_inputs: tuple[str, ...] = ()
+    taken_over: Number = 0
     captioned: Number
     failed: Number
+    gone: Number = 0
+    vanished: Number = 0
+    to_look_at: tuple[str, ...] = ()
     photos_per_second: pydantic.FiniteFloat
     retries: Number
     failures: dict[str, Number]
@@ -193,7 +217,15 @@ class Report(Document):
     samples: tuple[Sample, ...]
     missing: tuple[str, ...]
     balanced: bool
-    taken_over: bool = False
+    closed: bool = False
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, fields: Any) -> Any:
+        """Takes the form in which `closed` had the name that a number has now."""
+        if isinstance(fields, dict) and isinstance(fields.get("taken_over"), bool):
+            return {**fields, "taken_over": 0, "closed": fields["taken_over"]}
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,10 +245,13 @@ class Compaction(Document):
       run: id of the run that consists of the new files.
       written_at: when the new files had been checked.
       runs: ids of the runs that were compacted; the rows that their plans and reports describe no longer exist there.
-      rows: number of rows in the new files, one per photo.
+      rows: number of rows in the new files: one for most photos, several where more of them may still count.
       digest: digest total of these rows, hexadecimal.
       sources: the files that were compacted.
       results: the new files.
+      gone: files of the new run with the last row of each photo that was dropped because it is no longer there. They
+        are deleted after all sources, so that none of these photos comes back meanwhile.
+      edits: greatest number of an edit among the rows and runs that were compacted; 0 if there was none.
     """
 
     run: str
@@ -226,6 +261,13 @@ class Compaction(Document):
     digest: str
     sources: tuple[FileRecord, ...]
     results: tuple[FileRecord, ...]
+    gone: tuple[FileRecord, ...] = ()
+    edits: Number = 0
+
+    @property
+    def pruned(self) -> int:
+        """Number of photos that were dropped because they are no longer there."""
+        return sum(file.rows for file in self.gone)
 
 
 class Closing(Document):

@@ -41,7 +41,7 @@ def test_captions_are_those_of_the_direct_runner(tmp_path):
     command = [sys.executable, "-m", "beamscribe", *job, str(tmp_path / "prism"), *PRISM]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "listed 200 = skipped 0 + captioned 200 + failed 0" in done.stdout
+    assert "listed 200 = skipped 0 + taken over 0 + captioned 200 + failed 0" in done.stdout
     assert "Traceback" not in done.stderr and "ERROR" not in done.stderr, done.stderr
     expected, found = rows_of(tmp_path / "direct"), rows_of(tmp_path / "prism")
     for row in (*expected.values(), *found.values()):
@@ -72,7 +72,7 @@ def test_no_module_of_the_user_is_imported(installed, tmp_path, tiny_bundle):
     done = packages.start(installed.bin / "beamscribe", *job, *PRISM, folder=folder)
     assert users_folder.imported(folder) == ""
     assert done.returncode == 0, done.stderr
-    assert "listed 50 = skipped 0 + captioned 50 + failed 0" in done.stdout
+    assert "listed 50 = skipped 0 + taken over 0 + captioned 50 + failed 0" in done.stdout
     assert "Traceback" not in done.stderr, done.stderr
 
 

@@ -35,6 +35,6 @@ def test_no_module_of_the_user_is_imported(installed, wheel, workers, cluster, t
     done = packages.start(*command, folder=folder, timeout=400)
     assert users_folder.imported(folder) == "" and users_folder.imported(cluster.folder) == ""
     assert done.returncode == 0, done.stderr
-    assert "listed 50 = skipped 0 + captioned 50 + failed 0" in done.stdout
+    assert "listed 50 = skipped 0 + taken over 0 + captioned 50 + failed 0" in done.stdout
     assert len(rows_of(tmp_path / "out")) == 50
     assert (workers.packages / "beamscribe" / "jobs" / "cli.py").exists()

@@ -33,7 +33,9 @@ def test_it_captions_in_a_folder_with_modules_of_the_user(installed, tmp_path, o
     done = packages.start(*command, folder=folder)
     assert users_folder.imported(folder) == ""
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^listed (\d+) = skipped 0 \+ captioned (\d+) \+ failed 1$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^listed (\d+) = skipped 0 \+ taken over 0 \+ captioned (\d+) \+ failed 1$", done.stdout, re.MULTILINE
+    )
     assert "Traceback" not in done.stderr
 
 

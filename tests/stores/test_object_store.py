@@ -74,7 +74,7 @@ def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, caps
     requests.clear()
     assert cli.main(arguments) == 0
     count = len(photos) - 1
-    assert f"listed {count} = skipped 0 + captioned {count} + failed 0" in capsys.readouterr().out
+    assert f"listed {count} = skipped 0 + taken over 0 + captioned {count} + failed 0" in capsys.readouterr().out
     found = {row["photo"]: row for row in rows_of(f"{bucket}/out")}
     assert len(found) == count
     by_name = {path.name: path for path in [*photos, *photos[:1]]}
@@ -91,7 +91,7 @@ def test_everything_lies_in_a_bucket(bucket, photos, tiny_bundle, requests, caps
     upload(photos[-2:], f"{bucket}/photos")
     requests.clear()
     assert cli.main(arguments) == 0
-    assert f"listed {count + 2} = skipped {count} + captioned 2 + failed 0" in capsys.readouterr().out
+    assert f"listed {count + 2} = skipped {count} + taken over 0 + captioned 2 + failed 0" in capsys.readouterr().out
     assert not [path for _, path in requests if "models%2Ftiny" in path]
 
     assert cli.main(["verify", f"{bucket}/out", "--input", f"{bucket}/photos"]) == 0
@@ -160,7 +160,7 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     assert cli.main([*arguments, "--bundle", pinned]) == 0
     fault.clear()
     output = capsys.readouterr().out
-    assert f"listed {len(some)} = skipped 0 + captioned {len(some)} + failed 0" in output
+    assert f"listed {len(some)} = skipped 0 + taken over 0 + captioned {len(some)} + failed 0" in output
     captions = captions_of(f"{bucket}/out")
     assert captions.keys() == {path.name for path in some} and all(len(of) == 1 for of in captions.values())
     assert given["GET"] and given["POST"] and given["list"] and all(given[kind] for kind in kinds), given
@@ -210,7 +210,7 @@ def test_a_job_that_is_killed_goes_on(bucket, photos, tiny_bundle, tmp_path, cap
     committed = len(rows_of(f"{bucket}/out"))
     assert 0 < committed < len(photos)
     assert cli.main(arguments) == 0
-    expected = f"listed {PHOTOS} = skipped {committed} + captioned {PHOTOS - committed} + failed 0"
+    expected = f"listed {PHOTOS} = skipped {committed} + taken over 0 + captioned {PHOTOS - committed} + failed 0"
     assert expected in capsys.readouterr().out
     assert all(len(of) == 1 for of in captions_of(f"{bucket}/out").values())
     assert not [process for process in psutil.process_iter() if _session(process) == job.pid]
@@ -273,8 +273,8 @@ def test_an_archive_in_a_bucket_is_captioned_into_a_bucket(bucket, tmp_path, tin
     stores.replace(f"{bucket}/photos/text.jpg", b"not a photo")
     arguments = ["caption", "--input", f"{bucket}/photos", "--output", f"{bucket}/out", "--bundle", str(tiny_bundle)]
     assert cli.main(arguments) == 0
-    assert "listed 6 = skipped 0 + captioned 5 + failed 1" in capsys.readouterr().out
+    assert "listed 6 = skipped 0 + taken over 0 + captioned 5 + failed 1" in capsys.readouterr().out
     (path,) = layout.committed_files(f"{bucket}/out")
     assert sorted(rows.read_table(path)["error"].drop_null().to_pylist()) == ["not_an_image"]
     assert cli.main(arguments) == 0
-    assert "listed 6 = skipped 6 + captioned 0 + failed 0" in capsys.readouterr().out
+    assert "listed 6 = skipped 6 + taken over 0 + captioned 0 + failed 0" in capsys.readouterr().out
