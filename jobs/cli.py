@@ -12,6 +12,7 @@ import beamscribe
 from beamscribe.jobs import argparse_internals, command_line, exits, streams
 from beamscribe.jobs.command_line import Parser, UsageError
 from beamscribe.jobs.interruption import Interruption
+from beamscribe.jobs.terminal import PrintableFormatter
 from beamscribe.model.errors import BeamscribeError, InputError, nearest
 
 COMMANDS = {
@@ -142,8 +143,9 @@ def _configure_logging(options: argparse.Namespace) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # While TensorFlow is imported, descriptor 2 leads nowhere: what is logged meanwhile must not be lost.
-    stream = streams.to_stderr(os.dup(2))
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=stream)
+    to_terminal = logging.StreamHandler(streams.to_stderr(os.dup(2)))
+    to_terminal.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(handlers=[to_terminal])
     least = logging.INFO if options.verbose else logging.ERROR
     logging.getLogger().setLevel(least)
     for handler in logging.getLogger().handlers:

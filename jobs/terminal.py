@@ -1,6 +1,7 @@
 """Prints to a terminal, or to a pipe."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 
@@ -13,6 +14,14 @@ def print_ignored(ignored: Mapping[str, int]) -> None:
     if ignored:
         kinds = (f"{count} {printable(kind) or 'without an extension'}" for kind, count in ignored.items())
         print(f"ignored files: {', '.join(kinds)}")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats records of logs so that no name in them commands a terminal, or looks like a record of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, with escapes for control characters; lines after the first one are indented."""
+        return "\n    ".join(printable(line) for line in super().format(record).split("\n"))
 
 
 @contextlib.contextmanager

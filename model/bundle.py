@@ -124,10 +124,24 @@ def digest(folder: Path) -> str:
     """SHA-256 of all files of a bundle that are loaded, hexadecimal: what a pin is compared with.
 
     Raises:
+      BeamscribeError: a folder of the bundle is a link.
       OSError: a file can't be read.
     """
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return digest_of({name: hashlib.sha256((folder / name).read_bytes()).digest() for name in filter(is_loaded, names)})
+    return digest_of({name: hashlib.sha256(path.read_bytes()).digest() for name, path in _loaded_files(folder).items()})
+
+
+def _loaded_files(folder: Path) -> dict[str, Path]:
+    """The files of a bundle that are loaded, by their names below its folder.
+
+    Raises:
+      BeamscribeError: one of the folders is a link: what is behind it would be loaded, and be in no digest.
+    """
+    names = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*"))
+    found = {name: path for name, path in names if is_loaded(name)}
+    for path in found.values():
+        if path.is_symlink() and path.is_dir():
+            raise BeamscribeError(f"{path} is a link to a folder, which a bundle can't have; copy the folder itself")
+    return {name: path for name, path in found.items() if path.is_file()}
 
 
 def digest_of(digests: Mapping[str, bytes]) -> str:
@@ -147,9 +161,9 @@ def is_loaded(name: str) -> bool:
 def _digest_of_files(folder: Path) -> str:
     """The digest of the files that the captions depend on."""
     whole = hashlib.sha256()
-    for name in _CONTENT:
-        top = folder / name
-        for path in sorted(p for p in [top, *top.rglob("*")] if p.is_file()):
+    files = _loaded_files(folder)
+    for top in _CONTENT:
+        for path in sorted(path for name, path in files.items() if name.partition("/")[0] == top):
             whole.update(f"{path.relative_to(folder).as_posix()}\0".encode())
             whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()

@@ -318,3 +318,20 @@ def test_a_bundle_where_none_can_be_is_one_line(command, uri, complaint, tmp_pat
     assert line.startswith(f"beamscribe {command}: --bundle: ") and uri in line and complaint in line
     with pytest.raises(InputError, match=f"`bundle`: .*{uri}"):
         captioner.load(uri)
+
+
+@pytest.mark.parametrize("name", ["saved_model", "saved_model/variables"])
+def test_what_is_behind_a_link_to_a_folder_is_in_no_digest_and_refused(tiny_bundle, tmp_path, name):
+    folder, real = tmp_path / "bundle", tmp_path / "real"
+    shutil.copytree(tiny_bundle, folder)
+    (folder / name).rename(real)
+    (folder / name).symlink_to(real)
+    for read in (bundle.describe, bundle.digest):
+        with pytest.raises(BeamscribeError, match=f"{name} is a link to a folder"):
+            read(folder)
+
+
+def test_a_bundle_may_be_found_by_a_link(tiny_bundle, tmp_path):
+    (tmp_path / "latest").symlink_to(tiny_bundle)
+    assert bundle.describe(tmp_path / "latest") == bundle.describe(tiny_bundle)
+    assert bundle.digest(tmp_path / "latest") == bundle.digest(tiny_bundle)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import shutil
 import struct
@@ -16,6 +17,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from beamscribe.jobs import cli
+from beamscribe.jobs.terminal import PrintableFormatter
 from beamscribe.pipelines import caption_shard
 from tests.containers import jpeg
 
@@ -204,3 +206,9 @@ def test_a_bundle_with_a_byte_changed(tmp_path, tiny_bundle, make_photo, capsys)
     )
     assert not rows_of(tmp_path / "out")
     assert json.loads((changed / "bundle.json").read_text())
+
+
+def test_logs_show_control_characters_and_forge_no_record():
+    formatter = PrintableFormatter("%(levelname)s %(message)s")
+    record = logging.LogRecord("x", logging.WARNING, "", 1, "a lease of %s", ("\x1b[31mred\nERROR forged",), None)
+    assert formatter.format(record) == "WARNING a lease of \\x1b[31mred\n    ERROR forged"

@@ -6,6 +6,7 @@ It works for a job on any runner, also for one that `caption --detach` has start
 import argparse
 
 from beamscribe.jobs.options import output_folder
+from beamscribe.jobs.terminal import printable
 
 EXAMPLE = "beamscribe stop /captions"
 
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         raise BeamscribeError(f"can't write to {output}: {one_line(error)}") from error
     if not options.quiet:
         for run_id in stopped:
-            print(f"run {run_id} takes no more shards")
+            print(f"run {printable(run_id)} takes no more shards")
         if not stopped:
             print("no run is going on")
     return 0

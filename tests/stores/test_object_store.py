@@ -18,10 +18,11 @@ import zipfile
 import psutil
 import pytest
 
+import beamscribe
 from beamscribe.jobs import cli
 from beamscribe.model import bundle
 from beamscribe.model.errors import BeamscribeError
-from beamscribe.pipelines import bundle_cache, listing, stores
+from beamscribe.pipelines import bundle_cache, captioning, listing, stores
 from beamscribe.pipelines.control import lease
 from beamscribe.pipelines.output import layout, rows
 from beamscribe.pipelines.sources import ranges
@@ -278,3 +279,30 @@ def test_an_archive_in_a_bucket_is_captioned_into_a_bucket(bucket, tmp_path, tin
     assert sorted(rows.read_table(path)["error"].drop_null().to_pylist()) == ["not_an_image"]
     assert cli.main(arguments) == 0
     assert "listed 6 = skipped 6 + taken over 0 + captioned 0 + failed 0" in capsys.readouterr().out
+
+
+def test_photos_that_moved_between_a_disk_and_a_bucket_keep_their_captions(
+    bucket, tmp_path, tiny_bundle, make_photo, monkeypatch
+):
+    photos = [make_photo(tmp_path / "photos" / f"{index}.jpg") for index in range(5)]
+    given = {"output": f"{bucket}/out", "bundle": tiny_bundle}
+    assert beamscribe.caption(tmp_path / "photos", **given).captioned == 5
+    upload(photos, f"{bucket}/photos")
+
+    def refuse(*_):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(captioning, "CaptionModel", refuse)
+    report = beamscribe.caption(f"{bucket}/photos", **given)
+    assert (report.listed, report.taken_over, report.gone) == (5, 5, 0)
+    # Renamed within the bucket.
+    for path in photos:
+        stores.replace(f"{bucket}/photos/2026/{path.name}", path.read_bytes())
+        stores.delete(f"{bucket}/photos/{path.name}")
+    report = beamscribe.caption(f"{bucket}/photos", **given)
+    assert (report.listed, report.taken_over, report.gone) == (5, 5, 5)
+    found = beamscribe.read(f"{bucket}/out", ["photo", "caption"]).to_pylist()
+    captions = collections.defaultdict(set)
+    for row in found:
+        captions[row["photo"].rpartition("/")[2]].add(row["caption"])
+    assert len(found) == 10 and all(len(of_photo) == 1 for of_photo in captions.values())
