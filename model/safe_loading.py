@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from beamscribe.model.errors import BeamscribeError
+from beamscribe.model.errors import BeamscribeError, one_line
 
 MODEL = "saved_model.pb"
 
@@ -64,7 +64,11 @@ def load(folder: Path) -> Any:
     import tensorflow as tf
 
     check(folder)
-    return tf.saved_model.load(str(folder))
+    try:
+        return tf.saved_model.load(str(folder))
+    except Exception as error:
+        # TensorFlow raises nearly anything for a model whose parts do not fit together.
+        raise BeamscribeError(f"the model {folder} can't be loaded: {one_line(error)}; get the bundle again") from error
 
 
 def check(folder: Path) -> None:
@@ -81,7 +85,7 @@ def check(folder: Path) -> None:
 
     try:
         model = saved_model_pb2.SavedModel.FromString((folder / MODEL).read_bytes())
-    except (FileNotFoundError, DecodeError):
+    except (OSError, DecodeError):
         # TensorFlow would look for a file in another form.
         raise BeamscribeError(f"the model {folder} is refused: it has no {MODEL} that can be read") from None
     fault = next(_faults(model), None)

@@ -17,7 +17,7 @@ from beamscribe.model.errors import InputError, one_line
 # Parameters that take several values, separated by spaces and quoted as in a shell.
 SEVERAL = ("input", "include", "exclude", "recaption")
 # Options without a value: `true` stands for the option, `false` for its absence.
-FLAGS = ("hidden", "allow_empty", "no_deduplicate")
+FLAGS = ("hidden", "allow_empty", "accept_gone", "no_deduplicate")
 # Options of Beam's, whose names are spelled like the parameters.
 BEAMS = ("sdk_container_image",)
 

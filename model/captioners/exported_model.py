@@ -30,8 +30,8 @@ class CaptionModel:
       on_gpu: whether to do what pays on GPUs; None for where TensorFlow sees one.
 
     Raises:
-      BeamscribeError: the folder is no bundle, a file of the bundle is missing or changed, or this process was forked
-        from one that had loaded a model.
+      BeamscribeError: the folder is no bundle, a file of the bundle is missing or changed, its model does not fit its
+        description, or this process was forked from one that had loaded a model.
     """
 
     def __init__(self, folder: Path, on_gpu: bool | None = None):
@@ -48,6 +48,8 @@ class CaptionModel:
         self._on_gpu = bool(gpus) if on_gpu is None else on_gpu
         # The signatures live only as long as the object that was loaded.
         self._loaded = safe_loading.load(folder / bundle.SAVED_MODEL)
+        if problem := _unlike(description, self._loaded.signatures):
+            raise BeamscribeError(f"the model of the bundle {folder} can't caption: {problem}; get the bundle again")
         self._compiled_encoder = None
         if self._on_gpu:
             encoder = self._loaded.signatures[gpu.encoder_signature(self._loaded.signatures, gpus)]
@@ -122,6 +124,22 @@ class CaptionModel:
         specs = signature.structured_input_signature[1].items()
         outputs = signature(**{name: self._constant(given[name], spec.dtype) for name, spec in specs})
         return np.char.decode(outputs["captions"].numpy().astype("S"), "utf-8"), outputs["scores"].numpy()
+
+
+def _unlike(description: bundle.Description, signatures: Any) -> str | None:
+    """In what a model is unlike the description of its bundle; None where they fit."""
+    size = description.image_size
+    shapes = {"images": [None, size, size, 3], "uniforms": [None, None, description.longest + 1]}
+    for name in ("caption", "sample"):
+        if name not in signatures:
+            return f"it has no signature {name}"
+        specs = signatures[name].structured_input_signature[1]
+        if "images" not in specs or set(specs) - {*shapes, *CaptionSettings._fields}:
+            return f"its signature {name} takes {', '.join(sorted(specs))}"
+        for given, shape in shapes.items():
+            if given in specs and specs[given].shape.as_list() != shape:
+                return f"its signature {name} takes {given} of the shape {specs[given].shape}, not {shape}"
+    return None
 
 
 def check_process() -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beamscribe.model.errors import BeamscribeError, one_line
@@ -22,6 +23,9 @@ _READERS = 8
 _BATCH_ROWS = 100_000
 # Characters of what a library says of a damaged file.
 _LONGEST_REASON = 100
+
+# The years 1 to 9999, in microseconds since 1970.
+_FIRST_MICROSECOND, _LAST_MICROSECOND = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 # What reading the bytes of a damaged file raises. Some of its names may be no UTF-8.
 DAMAGE = (OSError, pa.ArrowException, ValueError)
@@ -119,9 +123,17 @@ class ShardFile:
                 raise pa.ArrowInvalid(f"the column {name} holds {column.type}, not {wanted.type}")
             if column.null_count and not wanted.nullable:
                 raise pa.ArrowInvalid(f"the column {name} lacks values")
+            if pa.types.is_timestamp(wanted.type) and not _is_of_calendar(column):
+                raise pa.ArrowInvalid(f"the column {name} holds a time that no calendar has")
         # Among others, that texts are UTF-8.
         table.validate(full=True)
         return table
+
+
+def _is_of_calendar(column: pa.ChunkedArray) -> bool:
+    """Whether all times are within the years 1 to 9999, which Python's dates have."""
+    least, most = pc.min_max(column.cast(pa.int64())).values()
+    return least.as_py() is None or _FIRST_MICROSECOND <= least.as_py() <= most.as_py() <= _LAST_MICROSECOND
 
 
 @contextlib.contextmanager

@@ -3,10 +3,12 @@
 The names of the fields are the keys in the files.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import enum
-from typing import Annotated, Any, ClassVar
+import json
+from typing import Annotated, ClassVar, Self
 
 import pydantic
 
@@ -219,13 +221,15 @@ class Report(Document):
     balanced: bool
     closed: bool = False
 
-    @pydantic.model_validator(mode="before")
     @classmethod
-    def _renamed(cls, fields: Any) -> Any:
-        """Takes the form in which `closed` had the name that a number has now."""
-        if isinstance(fields, dict) and isinstance(fields.get("taken_over"), bool):
-            return {**fields, "taken_over": 0, "closed": fields["taken_over"]}
-        return fields
+    def from_json(cls, data: bytes, path: str) -> Self:
+        """Reads a file's bytes; see `Document.from_json`. In an earlier form, `closed` had the name of a number."""
+        # Not by a validator of pydantic's: before it, fields of JSON would be taken for those of Python.
+        with contextlib.suppress(ValueError, RecursionError):
+            fields = json.loads(data)
+            if isinstance(fields, dict) and isinstance(fields.get("taken_over"), bool):
+                data = json.dumps({**fields, "taken_over": 0, "closed": fields["taken_over"]}).encode()
+        return super().from_json(data, path)
 
 
 @dataclasses.dataclass(frozen=True)
