@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
 
 from beamscribe.pipelines.ledger import DoneRule
 from beamscribe.pipelines.output import digests, rows
@@ -18,11 +19,15 @@ from beamscribe.pipelines.photos import CAPTION_SCHEMA, PhotoRef
 
 # Rows that a planned photo is compared with, and that one clue leads to in the files of one element.
 MOST = 8
-# Photos that are gone, in one shard.
+# Photos that are gone, in one shard, or more where there are more than 256 such shards.
 GONE_ROWS = 10_000
 
-# A group of planned photos: their container, and the number of the shard, which is negative for photos that are gone.
+# A group of planned photos: their container, and the number of the group.
 Group = tuple[str, int]
+# The tag of the rows of vanished photos.
+VANISHED = "vanished"
+
+_ALIKE, _VANISHED = 1, 2
 
 
 class Wanted(NamedTuple):
@@ -54,7 +59,7 @@ class Wanted(NamedTuple):
             clues.append(some)
             group_of.append(np.full(len(some), numbers.setdefault(group, len(numbers)), np.int32))
         clue, number = np.concatenate(clues), np.concatenate(group_of)
-        order = np.lexsort((number, clue))
+        order = np.argsort(clue, kind="stable")
         gone = np.sort(np.concatenate([np.empty(0, "S16"), *vanished]))
         return cls(tuple(numbers), clue[order], number[order], gone)
 
@@ -74,7 +79,7 @@ def wanted_by(refs: Sequence[PhotoRef]) -> np.ndarray:
     return found[found != 0]
 
 
-def rows_for(files: Sequence[str], wanted: Wanted, rule: DoneRule) -> Iterator[tuple[Group, bytes]]:
+def rows_for(files: Sequence[str], wanted: Wanted, rule: DoneRule) -> Iterator[tuple[Group, bytes] | TaggedOutput]:
     """Reads the rows that are wanted from shard files.
 
     Args:
@@ -83,15 +88,18 @@ def rows_for(files: Sequence[str], wanted: Wanted, rule: DoneRule) -> Iterator[t
       rule: says which captions may be taken over.
 
     Yields:
-      (group, rows) pairs, rows as `packed` makes them.
+      (group, rows) pairs, rows as `packed` makes them; and with the tag `VANISHED`, pairs of a number and the rows of
+      vanished photos, all rows of a photo with one number.
     """
     if wanted.is_empty:
         return
     alike, vanished = matching(files, wanted, rule)
-    yield from _grouped(alike, *_pairs(clues_of_rows(alike), wanted), wanted.groups)
+    for number, rows_of_group in _grouped(alike, *_pairs(clues_of_rows(alike), wanted)):
+        yield wanted.groups[number], rows_of_group
     several = math.ceil(len(wanted.vanished) / GONE_ROWS)
     numbers = digests.of_rows(vanished, ["photo"]).view("u1")[::16] % max(several, 1)
-    yield from _grouped(vanished, np.arange(len(vanished)), numbers, [("", -1 - number) for number in range(several)])
+    for pair in _grouped(vanished, np.arange(len(vanished)), numbers):
+        yield TaggedOutput(VANISHED, pair)
 
 
 def matching(files: Iterable[str], wanted: Wanted, rule: DoneRule) -> tuple[pa.Table, pa.Table]:
@@ -101,15 +109,15 @@ def matching(files: Iterable[str], wanted: Wanted, rule: DoneRule) -> tuple[pa.T
       files, wanted, rule: as for `rows_for`.
     """
 
-    def is_wanted(table: pa.Table) -> np.ndarray:
+    def kinds(table: pa.Table) -> np.ndarray:
         is_alike = digests.contains(wanted.clues, clues_of_rows(table)).any(axis=1)
-        return is_alike | _is_vanished(table, wanted)
+        return _ALIKE * is_alike.astype(np.uint8) + _VANISHED * _is_vanished(table, wanted).astype(np.uint8)
 
     alike, vanished = [CAPTION_SCHEMA.empty_table()], [CAPTION_SCHEMA.empty_table()]
-    for table in rows.read_matching(files, COLUMNS, is_wanted):
-        found = table.filter(pa.array(digests.contains(wanted.clues, clues_of_rows(table)).any(axis=1)))
+    for table, kind in rows.read_matching(files, COLUMNS, kinds):
+        found = table.filter(pa.array((kind & _ALIKE) != 0))
         alike.append(found.filter(pa.array(rule.accepts(found))))
-        vanished.append(table.filter(pa.array(_is_vanished(table, wanted))))
+        vanished.append(table.filter(pa.array((kind & _VANISHED) != 0)))
     return pa.concat_tables(alike), pa.concat_tables(vanished)
 
 
@@ -119,15 +127,13 @@ def _is_vanished(table: pa.Table, wanted: Wanted) -> np.ndarray:
     return digests.contains(wanted.vanished, digests.of_rows(table, ["photo"]))
 
 
-def _grouped(
-    table: pa.Table, places: np.ndarray, numbers: np.ndarray, groups: Sequence[Group]
-) -> Iterator[tuple[Group, bytes]]:
-    """Packs rows by group, given pairs of their indices and of indices of groups."""
+def _grouped(table: pa.Table, places: np.ndarray, numbers: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    """Packs rows by the number of their group, given pairs of indices of rows and of numbers."""
     order = np.lexsort((places, numbers))
     places, numbers = places[order], numbers[order]
     found, starts = np.unique(numbers, return_index=True)
     for number, of_group in zip(found.tolist(), np.split(places, starts[1:]), strict=False):
-        yield groups[number], packed(table.take(np.unique(of_group)))
+        yield number, packed(table.take(np.unique(of_group)))
 
 
 def _pairs(clues: np.ndarray, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:

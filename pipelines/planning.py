@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.typehints.decorators import no_annotations
 
-from beamscribe.pipelines import clues, duplicates, gone, ledger, sharding
+from beamscribe.pipelines import clues, duplicates, gone, ledger, passing, sharding
 from beamscribe.pipelines.clues import Group, Wanted
 from beamscribe.pipelines.control import unattended
 from beamscribe.pipelines.known import Known
@@ -22,6 +21,7 @@ from beamscribe.pipelines.listing import Listed
 from beamscribe.pipelines.output import current, frozen_plan
 from beamscribe.pipelines.output.frozen_plan import GoneUnit, Unit, write_table, write_unit
 from beamscribe.pipelines.output.run_documents import Plan, PlannedShard
+from beamscribe.pipelines.passing import Partition
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import scope
 from beamscribe.pipelines.sources.base import ListOptions
@@ -51,7 +51,7 @@ class Counts(NamedTuple):
         return cls(*map(sum, zip(cls(), *counts, strict=True)))
 
 
-class New(NamedTuple):
+class Left(NamedTuple):
     """The photos to caption in one part of the listing.
 
     Attributes:
@@ -72,15 +72,22 @@ class Count(NamedTuple):
     standalone: int
 
     @classmethod
-    def of(cls, photos: tuple[PhotoRef, ...]) -> "Count":
-        """Counts photos."""
-        return cls(len(photos), sum(not ref.container for ref in photos))
-
-    @classmethod
     def sum(cls, counts: "Iterable[Count]") -> "Count":
         """Adds up counts."""
         several = list(counts)
         return cls(sum(count.photos for count in several), sum(count.standalone for count in several))
+
+
+class New(NamedTuple):
+    """Photos to caption, packed, and their numbers."""
+
+    packed: bytes
+    numbers: Count
+
+    @classmethod
+    def of(cls, photos: Sequence[PhotoRef]) -> "New":
+        """Packs photos."""
+        return cls(passing.packed(photos), Count(len(photos), sum(not ref.container for ref in photos)))
 
 
 class Found(NamedTuple):
@@ -176,49 +183,70 @@ class PlanShards(beam.PTransform):
           The shards of the frozen plan.
         """
         listed, entries, files = inputs
-        photos = listed | "PartitionPhotos" >> beam.FlatMap(lambda part: ledger.by_part(part.photos))
+        photos = (
+            listed
+            | "ListedPhotos" >> beam.Map(lambda part: part.photos)
+            | "PartitionPhotos" >> beam.ParDo(Partition(ledger.by_part))
+        )
         left = (
             {"photos": photos, "entries": entries}
             | "GroupParts" >> beam.CoGroupByKey()
-            | "SkipDone" >> beam.Map(self._not_done).with_output_types(New)
+            | "SkipDone" >> beam.Map(self._not_done).with_output_types(Left)
         )
-        new = left | "NewPhotos" >> beam.Map(lambda part: part.photos)
+        photos_left = left | "PhotosLeft" >> beam.Map(lambda part: part.photos)
         if self.deduplicate:
             new = (
-                new
-                | "PartitionSizes" >> beam.FlatMap(duplicates.by_size)
+                photos_left
+                | "PartitionSizes" >> beam.ParDo(Partition(duplicates.by_size))
                 | "GroupSizes" >> beam.GroupByKey()
                 | "MarkDuplicates" >> beam.Map(self._marked)
             )
-        counts = AsIter(new | "CountNew" >> beam.Map(Count.of))
-        grouped = new | "PartitionShards" >> beam.FlatMap(self._by_group, counts)
+        else:
+            new = photos_left | "NewPhotos" >> beam.Map(New.of)
+        counts = AsIter(new | "CountNew" >> beam.Map(lambda some: some.numbers))
+        grouped = (
+            new
+            | "PackedPhotos" >> beam.Map(lambda some: some.packed)
+            | "PartitionShards" >> beam.ParDo(Partition(self._by_group), counts)
+        )
         wanted = AsSingleton(
             grouped
             | "Clues" >> beam.FlatMap(wanted_of, AsIter(files))
             | "CollectClues" >> beam.combiners.ToList()
             | "Wanted" >> beam.Map(Wanted.of, AsIter(left | "Vanished" >> beam.Map(lambda part: part.vanished)))
         )
-        earlier = files | "ReadKnown" >> beam.FlatMap(clues.rows_for, wanted, self.rule)
+        earlier = files | "ReadKnown" >> beam.FlatMap(clues.rows_for, wanted, self.rule).with_outputs(
+            clues.VANISHED, main="alike"
+        )
         found = AsIter(listed | "CountFound" >> beam.Map(Found.of))
-        return (
-            {"photos": grouped, "earlier": earlier}
+        units = (
+            {"photos": grouped, "earlier": earlier["alike"]}
             | "GroupShards" >> beam.CoGroupByKey()
-            | "WriteUnits" >> beam.FlatMap(self._units, counts, wanted, found)
+            | "WriteUnits" >> beam.FlatMap(self._units, counts)
+        )
+        vanished = (
+            earlier[clues.VANISHED]
+            | "GroupVanished" >> beam.GroupByKey()
+            | "WriteGone" >> beam.FlatMap(self._gone, wanted, found)
+        )
+        return (
+            (units, vanished)
+            | "FlattenUnits" >> beam.Flatten()
             | "CollectUnits" >> beam.combiners.ToList()
             | "FreezePlan"
             >> beam.Map(self._freeze, AsIter(left | "CountParts" >> beam.Map(lambda part: part.counts)), found)
             | "Shards" >> beam.FlatMap(lambda plan: plan.shards).with_output_types(PlannedShard)
         )
 
-    def _not_done(self, part: tuple[int, Mapping[str, Iterable[Any]]]) -> New:
+    def _not_done(self, part: tuple[int, Mapping[str, Iterable[Any]]]) -> Left:
         _, both = part
-        photos, entries = itertools.chain.from_iterable(both["photos"]), ledger.latest(both["entries"])
+        photos, entries = passing.unpacked(both["photos"]), ledger.latest(both["entries"])
         return not_done(photos, entries, self.rule, self.marks_gone)
 
-    def _marked(self, part: tuple[int, Iterable[tuple[PhotoRef, ...]]]) -> tuple[PhotoRef, ...]:
-        return tuple(duplicates.marked(itertools.chain.from_iterable(part[1]), self.options))
+    def _marked(self, part: tuple[int, Iterable[bytes]]) -> New:
+        return New.of(list(duplicates.marked(passing.unpacked(part[1]), self.options)))
 
-    def _by_group(self, photos: tuple[PhotoRef, ...], counts: Iterable[Count]) -> Iterator[tuple[Group, Any]]:
+    def _by_group(self, photos: Sequence[PhotoRef], counts: Iterable[Count]) -> Iterator[tuple[Group, Any]]:
         return sharding.by_group(photos, self._shards(Count.sum(counts)))
 
     def _shards(self, count: Count) -> int:
@@ -226,19 +254,11 @@ class PlanShards(beam.PTransform):
         return max(1, math.ceil(count.standalone / self._size(count.photos)))
 
     def _units(
-        self,
-        group: tuple[Group, Mapping[str, Iterable[Any]]],
-        counts: Iterable[Count],
-        wanted: Wanted,
-        found: Iterable[Found],
+        self, group: tuple[Group, Mapping[str, Iterable[Any]]], counts: Iterable[Count]
     ) -> Iterator[Unit | GoneUnit]:
-        (container, number), both = group
-        earlier = clues.unpacked(both["earlier"])
-        if number < 0:
-            yield from self._gone(number, earlier, wanted, found)
-            return
-        count = Count.sum(counts)
-        photos = itertools.chain.from_iterable(both["photos"])
+        (container, _), both = group
+        earlier, count = clues.unpacked(both["earlier"]), Count.sum(counts)
+        photos = passing.unpacked(both["photos"])
         units = (
             ((unit[0].place, unit) for unit in sharding.cut(photos, self._size(count.photos)))
             if container
@@ -248,15 +268,18 @@ class PlanShards(beam.PTransform):
         for first, unit in units:
             yield write_unit(self.folder, container, first, unit, known.selected(unit) if known else None)
 
-    def _gone(self, number: int, earlier: pa.Table, wanted: Wanted, found: Iterable[Found]) -> Iterator[GoneUnit]:
+    def _gone(
+        self, group: tuple[int, Iterable[bytes]], wanted: Wanted, found: Iterable[Found]
+    ) -> Iterator[Unit | GoneUnit]:
+        number, several = group
         parts = list(found)
         _, inputs = Found.sum(parts)
         # An input without photos may be a disk that is not mounted.
         names = [uri for uri, photos in inputs.items() if photos]
         not_seen = itertools.chain.from_iterable(part.unseen for part in parts)
-        rows, moved = gone.tombstones(earlier, scope.Scope(names, not_seen, self.options), wanted)
+        rows, moved = gone.tombstones(clues.unpacked(several), scope.Scope(names, not_seen, self.options), wanted)
         if len(rows):
-            yield GoneUnit(-number, len(rows), moved, write_table(self.folder, "gone", rows))
+            yield GoneUnit(number, len(rows), moved, write_table(self.folder, "gone", rows))
 
     def _size(self, count: int) -> int:
         return sharding.photos_per_shard(count, self.shard_size, self.workers)
@@ -265,17 +288,15 @@ class PlanShards(beam.PTransform):
         return freeze(self, units, Counts.sum(counts), found)
 
 
-def wanted_of(
-    group: tuple[Group, tuple[PhotoRef, ...]], files: Iterable[Sequence[str]]
-) -> Iterator[tuple[Group, np.ndarray]]:
-    """The clues of a group of planned photos; nothing if there are no earlier rows."""
+def wanted_of(group: tuple[Group, bytes], files: Iterable[Sequence[str]]) -> Iterator[tuple[Group, np.ndarray]]:
+    """The clues of a group of planned photos, which are packed; nothing if there are no earlier rows."""
     if any(files):
-        yield group[0], clues.wanted_by(group[1])
+        yield group[0], clues.wanted_by(list(passing.unpacked([group[1]])))
 
 
 def not_done(
     photos: Iterable[PhotoRef], entries: Mapping[bytes, ledger.Entry], rule: DoneRule, marks_gone: bool = True
-) -> New:
+) -> Left:
     """Selects the photos that are not done; a photo that several inputs contain counts once.
 
     Args:
@@ -299,7 +320,7 @@ def not_done(
     below = {digest for digest, entry in entries.items() if entry.is_below and not entry.is_gone}
     vanished = below - digests if marks_gone else set()
     counts = Counts(len(listed), outdated, edited, len(below))
-    return New(tuple(new), counts, np.array(sorted(vanished), "S16"))
+    return Left(tuple(new), counts, np.array(sorted(vanished), "S16"))
 
 
 def freeze(settings: PlanShards, units: Sequence[Unit | GoneUnit], counts: Counts, found: Iterable[Found]) -> Plan:

@@ -216,13 +216,16 @@ def read_batches(files: Iterable[str], columns: Sequence[str] | None = None) -> 
 
 def read_matching(
     files: Iterable[str], columns: Sequence[str], matches: Callable[[pa.Table], np.ndarray]
-) -> Iterator[pa.Table]:
+) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """Reads the rows of shard files that match, with all columns; of other rows, only the columns that tell.
 
     Args:
       files: shard files.
       columns: the columns that tell whether a row matches.
-      matches: gives a mask, `[rows]`, bool, of a table with these columns.
+      matches: gives a number for each row of a table with these columns, `[rows]`; 0 for one that does not match.
+
+    Yields:
+      Tables of rows that match, and the numbers of these rows.
 
     Raises:
       UnreadableFileError, NewerFileError: see `read_tables`.
@@ -230,11 +233,13 @@ def read_matching(
     for path, data in read_ahead(stores.read, files):
         with _reading(path):
             file = ShardFile(data.result(), path)
-            mask = np.concatenate([np.empty(0, bool), *map(matches, file.batches(columns))])
-            batches = file.batches() if mask.any() else iter(())
+            several = [matches(table) for table in file.batches(columns)]
+            numbers = np.concatenate(several) if several else np.empty(0, np.uint8)
+            batches = file.batches() if numbers.any() else iter(())
         start = 0
         while (table := _next(batches, path)) is not None:
-            yield table.filter(pa.array(mask[start : start + len(table)]))
+            of_table = numbers[start : start + len(table)]
+            yield table.filter(pa.array(of_table != 0)), of_table[of_table != 0]
             start += len(table)
 
 
