@@ -1,7 +1,9 @@
 """What a model does on a GPU, as far as a CPU can tell."""
 
 import concurrent.futures
+import json
 import logging
+import shutil
 import time
 import types
 
@@ -12,6 +14,7 @@ from beamscribe.model import bundle
 from beamscribe.model.caption_settings import draws
 from beamscribe.model.captioners import gpu
 from beamscribe.model.captioners.exported_model import CaptionModel
+from beamscribe.model.errors import BeamscribeError
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +135,10 @@ def test_half_precision_is_for_gpus_that_are_made_for_it(tiny_bundle, monkeypatc
     import tensorflow as tf
 
     compiled = []
+    real = tf.saved_model.load(str(tiny_bundle / "saved_model")).signatures
+    others = {name: real[name] for name in ("caption", "sample")}
     monkeypatch.setattr(
-        tf.saved_model, "load", lambda folder: types.SimpleNamespace(signatures={s: s for s in signatures})
+        tf.saved_model, "load", lambda folder: types.SimpleNamespace(signatures={s: s for s in signatures} | others)
     )
     monkeypatch.setattr(gpu, "compiled_encoder", lambda signature, image_size: compiled.append(signature))
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
@@ -141,3 +146,36 @@ def test_half_precision_is_for_gpus_that_are_made_for_it(tiny_bundle, monkeypatc
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
     CaptionModel(tiny_bundle)
     assert compiled == [expected]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"image_size": 96},
+            r"its signature caption takes images of the shape \(None, 64, 64, 3\), not \[None, 96, 96, 3\]",
+        ),
+        ({"longest": 99}, "its signature sample takes uniforms of the shape"),
+    ],
+)
+def test_a_model_that_does_not_fit_its_bundle_is_refused(tiny_bundle, tmp_path, changes, problem):
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(BeamscribeError, match=f"bundle can't caption: {problem}"):
+        CaptionModel(tmp_path / "bundle")
+
+
+def test_a_model_without_a_signature_and_one_that_can_not_be_loaded_are_one_line(tiny_bundle, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.saved_model, "load", lambda folder: types.SimpleNamespace(signatures={}))
+    with pytest.raises(BeamscribeError, match="can't caption: it has no signature caption"):
+        CaptionModel(tiny_bundle)
+
+    def fail(folder):
+        raise IndexError("Read less bytes than requested")
+
+    monkeypatch.setattr(tf.saved_model, "load", fail)
+    with pytest.raises(BeamscribeError, match="can't be loaded: Read less bytes than requested; get the bundle again"):
+        CaptionModel(tiny_bundle)
