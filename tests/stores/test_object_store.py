@@ -166,9 +166,9 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     assert captions.keys() == {path.name for path in some} and all(len(of) == 1 for of in captions.values())
     assert given["GET"] and given["POST"] and given["list"] and all(given[kind] for kind in kinds), given
     counted = int(re.search(r"retried requests to stores: (\d+)", output)[1])
-    # Those that write the report itself, and what comes after it, are not in it.
+    # Those that read the report's photos and write the report itself, and what comes after it, are not in it.
     total = sum(given[kind] for kind in kinds)
-    assert 0.8 * total < counted <= total
+    assert 0.6 * total < counted <= total
     (report,) = stores.within(f"{bucket}/out", "runs", "*", "report.json")
     assert f'"retries": {counted}' in stores.read(report).decode()
 
@@ -178,7 +178,7 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     fault.append(lambda method, path: left.pop() if left and method == "GET" and "/o?" in path else None)
     assert cli.main([*arguments, "--bundle", pinned]) == 0
     output = capsys.readouterr().out
-    assert f"skipped {len(some)} + captioned 0" in output and "retried requests to stores: 3\n" in output
+    assert f"skipped {len(some)} + taken over 0 + captioned 0" in output and "retried requests to stores: 3\n" in output
 
 
 @pytest.mark.parametrize("size", [10, 9 * 2**20])
@@ -298,7 +298,7 @@ def test_photos_that_moved_between_a_disk_and_a_bucket_keep_their_captions(
     # Renamed within the bucket.
     for path in photos:
         stores.replace(f"{bucket}/photos/2026/{path.name}", path.read_bytes())
-        stores.delete(f"{bucket}/photos/{path.name}")
+        stores.delete(f"{bucket}/photos/{path.name[-5]}/{path.name}")
     report = beamscribe.caption(f"{bucket}/photos", **given)
     assert (report.listed, report.taken_over, report.gone) == (5, 5, 5)
     found = beamscribe.read(f"{bucket}/out", ["photo", "caption"]).to_pylist()
