@@ -11,7 +11,7 @@ from beamscribe.pipelines import clues, gone, ledger, listing
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.clues import Wanted
 from beamscribe.pipelines.ledger import DoneRule, Why
-from beamscribe.pipelines.output import current, layout, resemblance
+from beamscribe.pipelines.output import current, digests, layout, resemblance
 from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.planning import Found
 from beamscribe.pipelines.sources.scope import Scope
@@ -86,29 +86,37 @@ def preview(options: CaptionOptions, since: Since | None) -> Preview:
     whys: collections.Counter[Why] = collections.Counter()
     new, vanished, below = [], [], 0
     for number in photos.keys() | entries.keys():
-        known, listed = ledger.latest(entries.pop(number, [])), photos.get(number, {})
+        of_ledger, listed = ledger.latest(entries.pop(number, [])), photos.get(number, {})
         for digest, (etag, place) in listed.items():
-            why = rule.why(etag, known.get(digest))
+            why = rule.why(etag, of_ledger.get(digest))
             whys[why] += 1
             if not (why.skips or why.repeats):
                 new.append(place)
-        there = {digest for digest, entry in known.items() if entry.is_below and not entry.is_gone}
+        there = {digest for digest, entry in of_ledger.items() if entry.is_below and not entry.is_gone}
         vanished += sorted(there - listed.keys()) if options.limit is None else []
         below += len(there)
     ignored, inputs = Found.sum(found)
     # The ledger is read again, for what is wanted alone.
     of_new = np.concatenate(all_clues)[new]
     wanted = Wanted.of([(("", 0), np.unique(of_new))], [np.array(vanished, "S16")])
-    all_files = () if wanted.is_empty else itertools.chain.from_iterable(files)
-    alike, old = clues.matching(all_files, wanted, rule)
     names = [uri for uri, count in inputs.items() if count]
     not_seen = itertools.chain.from_iterable(part.unseen for part in found)
-    rows, moved = gone.tombstones(old, Scope(names, not_seen, options.sources), wanted)
+    covered = Scope(names, not_seen, options.sources)
+    known_clues, left, moved = [np.empty(0, np.uint64)], [np.empty(0, "S16")], [np.empty(0, "S16")]
+    # Files in groups, as in a job, so that memory never holds all rows.
+    for several in () if wanted.is_empty else files:
+        alike, old = clues.matching(several, wanted, rule)
+        known_clues.append(np.unique(resemblance.clues_of_rows(alike)))
+        rows = gone.tombstones(old, covered, wanted).rows
+        left.append(digests.of_rows(rows, ["photo"]))
+        moved.append(left[-1][wanted.includes(rows)])
+    photos_gone, photos_moved = (len(np.unique(np.concatenate(some))) for some in (left, moved))
+    known = np.unique(np.concatenate(known_clues))
     return Preview(
         whys=dict(whys),
-        may_be_taken_over=int(np.isin(of_new, resemblance.clues_of_rows(alike)).any(axis=1).sum()),
-        gone=len(rows),
-        marks_gone=options.accept_gone or not gone.are_many(len(rows) - moved, below),
+        may_be_taken_over=int((digests.contains(known, of_new) & (of_new != 0)).any(axis=1).sum()),
+        gone=photos_gone,
+        marks_gone=options.accept_gone or not gone.are_many(photos_gone - photos_moved, below),
         ignored=ignored,
         inputs=inputs,
     )
