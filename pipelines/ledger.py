@@ -43,7 +43,6 @@ _ENTRY = np.dtype(
         ("is_below", "u1"),
     ]
 )
-_ETAG = 2
 _OTHER_MODEL, _OTHER_SETTINGS = 1, 2
 
 
@@ -193,6 +192,11 @@ class Entry(NamedTuple):
     is_edited: bool
     is_below: bool
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the photo is below one of the inputs, and was there in the last run that looked."""
+        return self.is_below and not self.is_gone
+
     def failed_attempts(self, etag: int) -> int:
         """In how many consecutive runs, the latest ones, the version of the photo with an etag failed."""
         return max(self.attempts, 1) if self.has_failed and self.etag == etag else 0
@@ -278,7 +282,7 @@ def latest(arrays: Iterable[np.ndarray]) -> dict[bytes, Entry]:
     def has(found: np.ndarray, bit: int) -> list[bool]:
         return ((found >= 0) & ((keys.kinds[found] & bit) != 0)).tolist()
 
-    etags, is_captioned = keys.pictures[:, _ETAG], has(latest_row, current.HAS_CAPTION)
+    etags, is_captioned = keys.etags, has(latest_row, current.HAS_CAPTION)
     columns = (
         etags[newest].tolist(),
         keys.run_numbers[newest].tolist(),

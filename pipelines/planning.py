@@ -25,6 +25,7 @@ from beamscribe.pipelines.passing import Partition
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import scope
 from beamscribe.pipelines.sources.base import ListOptions
+from beamscribe.pipelines.sources.scope import Scope
 
 # Kinds of ignored files that are told apart: a folder may hold thousands, such as `.0`, `.1` and so on.
 MOST_KINDS = 10
@@ -132,6 +133,20 @@ def most_frequent(kinds: Mapping[str, int]) -> dict[str, int]:
     if len(others) < 2:
         return dict(ordered)
     return dict(shown) | {f"of {len(others):,} other kinds": sum(count for _, count in others)}
+
+
+def covered(parts: Iterable[Found], options: ListOptions) -> Scope:
+    """What has been listed whole.
+
+    Args:
+      parts: all parts of the listing.
+      options: how the inputs were listed.
+    """
+    several = list(parts)
+    _, inputs = Found.sum(several)
+    # An input without photos may be a disk that is not mounted.
+    names = [uri for uri, photos in inputs.items() if photos]
+    return Scope(names, itertools.chain.from_iterable(part.unseen for part in several), options)
 
 
 @dataclasses.dataclass
@@ -253,9 +268,7 @@ class PlanShards(beam.PTransform):
         """The number of shards for standalone photos."""
         return max(1, math.ceil(count.standalone / self._size(count.photos)))
 
-    def _units(
-        self, group: tuple[Group, Mapping[str, Iterable[Any]]], counts: Iterable[Count]
-    ) -> Iterator[Unit | GoneUnit]:
+    def _units(self, group: tuple[Group, Mapping[str, Iterable[Any]]], counts: Iterable[Count]) -> Iterator[Unit]:
         (container, _), both = group
         earlier, count = clues.unpacked(both["earlier"]), Count.sum(counts)
         photos = passing.unpacked(both["photos"])
@@ -268,16 +281,9 @@ class PlanShards(beam.PTransform):
         for first, unit in units:
             yield write_unit(self.folder, container, first, unit, known.selected(unit) if known else None)
 
-    def _gone(
-        self, group: tuple[int, Iterable[bytes]], wanted: Wanted, found: Iterable[Found]
-    ) -> Iterator[Unit | GoneUnit]:
+    def _gone(self, group: tuple[int, Iterable[bytes]], wanted: Wanted, found: Iterable[Found]) -> Iterator[GoneUnit]:
         number, several = group
-        parts = list(found)
-        _, inputs = Found.sum(parts)
-        # An input without photos may be a disk that is not mounted.
-        names = [uri for uri, photos in inputs.items() if photos]
-        not_seen = itertools.chain.from_iterable(part.unseen for part in parts)
-        rows, moved = gone.tombstones(clues.unpacked(several), scope.Scope(names, not_seen, self.options), wanted)
+        rows, moved = gone.tombstones(clues.unpacked(several), covered(found, self.options), wanted)
         if len(rows):
             yield GoneUnit(number, len(rows), moved, write_table(self.folder, "gone", rows))
 
@@ -317,7 +323,7 @@ def not_done(
         if not why.skips:
             attempts = entry.failed_attempts(etag) if entry else 0
             new.append(ref._replace(attempts=attempts, again=why.repeats))
-    below = {digest for digest, entry in entries.items() if entry.is_below and not entry.is_gone}
+    below = {digest for digest, entry in entries.items() if entry.is_there}
     vanished = below - digests if marks_gone else set()
     counts = Counts(len(listed), outdated, edited, len(below))
     return Left(tuple(new), counts, np.array(sorted(vanished), "S16"))

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from beamscribe.pipelines import clues, gone, ledger, listing
+from beamscribe.pipelines import clues, gone, ledger, listing, planning
 from beamscribe.pipelines.caption_options import CaptionOptions
 from beamscribe.pipelines.clues import Wanted
 from beamscribe.pipelines.ledger import DoneRule, Why
 from beamscribe.pipelines.output import current, digests, layout, resemblance
 from beamscribe.pipelines.output.current import Since
 from beamscribe.pipelines.planning import Found
-from beamscribe.pipelines.sources.scope import Scope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +91,14 @@ def preview(options: CaptionOptions, since: Since | None) -> Preview:
             whys[why] += 1
             if not (why.skips or why.repeats):
                 new.append(place)
-        there = {digest for digest, entry in of_ledger.items() if entry.is_below and not entry.is_gone}
+        there = {digest for digest, entry in of_ledger.items() if entry.is_there}
         vanished += sorted(there - listed.keys()) if options.limit is None else []
         below += len(there)
     ignored, inputs = Found.sum(found)
     # The ledger is read again, for what is wanted alone.
     of_new = np.concatenate(all_clues)[new]
     wanted = Wanted.of([(("", 0), np.unique(of_new))], [np.array(vanished, "S16")])
-    names = [uri for uri, count in inputs.items() if count]
-    not_seen = itertools.chain.from_iterable(part.unseen for part in found)
-    covered = Scope(names, not_seen, options.sources)
+    covered = planning.covered(found, options.sources)
     known_clues, left, moved = [np.empty(0, np.uint64)], [np.empty(0, "S16")], [np.empty(0, "S16")]
     # Files in groups, as in a job, so that memory never holds all rows.
     for several in () if wanted.is_empty else files:

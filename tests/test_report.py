@@ -126,7 +126,7 @@ def test_writes_json_page_and_success(output, make_run):
     report.write(result, str(output), success=True)
     assert {"report.json", "report.html", "_SUCCESS"} <= written(output)
     fields = json.loads((output / "runs" / RUN / "report.json").read_bytes())
-    assert fields["samples"] == [{"photo": "/photos/a.jpg", "caption": "a dog", "score": -0.5}]
+    assert fields["samples"] == [{"photo": "/photos/a.jpg", "caption": "a dog", "score": -0.5, "bytes": None}]
     assert (fields["listed"], fields["balanced"]) == (1, True)
     assert datetime.datetime.fromisoformat(fields["started_at"]) == STARTED
 

@@ -51,7 +51,6 @@ def test_a_folder_that_is_empty_now_may_be_a_disk_that_is_missing(tmp_path):
 
 def test_names_that_are_no_utf_8_are_covered(tmp_path):
     (tmp_path / "there.jpg").touch()
-    (ref,) = list_photos([str(tmp_path)])
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(folder)
     for name in (b"/1.jpg", b"/2.jpg"):
@@ -62,7 +61,6 @@ def test_names_that_are_no_utf_8_are_covered(tmp_path):
     os.unlink(folder + b"/1.jpg")
     assert Scope([str(tmp_path)], [], ListOptions()).covers(one)
     assert Scope([os.fsdecode(folder)], [], ListOptions()).covers(other)
-    assert ref.photo.endswith("there.jpg")
 
 
 def test_what_could_not_be_listed_is_known(tmp_path):

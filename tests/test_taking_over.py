@@ -16,6 +16,7 @@ from beamscribe.jobs import cli
 from beamscribe.pipelines import captioning
 from beamscribe.pipelines.output import edits, layout, rows
 from beamscribe.pipelines.photos import Origin, caption_rows
+from beamscribe.pipelines.sources import reading
 
 
 @pytest.fixture
@@ -87,12 +88,11 @@ def test_touched_photos_are_read_and_not_captioned(tmp_path, archive, run, no_mo
     assert account(run()) == (4, 0, 0, 0)
 
 
-def test_a_renamed_folder_keeps_its_captions_and_the_old_names_are_gone(tmp_path, archive, run, no_model, capsys):
+def test_a_renamed_folder_keeps_its_captions_and_the_old_names_are_gone(tmp_path, archive, run, no_model, monkeypatch):
     run()
     before = table(tmp_path)
     (archive / "a").rename(archive / "holidays")
     no_model()
-    given = ["--input", str(archive), "--output", str(tmp_path / "out"), "--bundle", str(tmp_path)]
     report = run()
     assert account(report) == (2, 2, 0, 0) and (report.gone, report.vanished) == (2, 0)
     after = table(tmp_path)
@@ -103,10 +103,14 @@ def test_a_renamed_folder_keeps_its_captions_and_the_old_names_are_gone(tmp_path
     assert statuses == ["captioned", "gone"]
     # Back again: the old rows say all, so that nothing is read.
     (archive / "holidays").rename(archive / "a")
+    monkeypatch.setattr(reading, "read_photo", no_reading)
     report = run()
     assert account(report) == (2, 2, 0, 0) and report.gone == 2
     assert set(table(tmp_path)) == set(before)
-    assert given
+
+
+def no_reading(ref):
+    raise AssertionError(f"{ref.photo} was read")
 
 
 def test_the_same_photos_in_other_places(tmp_path, archive, run, no_model):
@@ -271,7 +275,7 @@ def test_the_report_and_its_file_say_what_was_taken_over(tmp_path, archive, run,
     said = capsys.readouterr().out
     assert "listed 4 = to skip 2 + to caption 2" in said and "to caption: 2 new" in said
     assert "may be taken over: 2 of those" in said and "gone: 2 photos that are no longer there\n" in said
-    assert cli.main(["verify", str(tmp_path / "out"), "--input", str(archive)]) in (0, 1)
+    assert cli.main(["verify", str(tmp_path / "out"), "--input", str(archive)]) == 1
     said = capsys.readouterr().out
     assert "moved" in said and "has no row" not in said
     assert cli.main(["caption", *given]) == 0

@@ -37,8 +37,6 @@ _COMPACT = "run `beamscribe compact`, which keeps only the rows that may still c
 _CAPTION = "run `beamscribe caption`"
 _CAPTION_MOVED = f"{_CAPTION}, which takes its caption over"
 
-_ETAG = 2
-
 
 class Finding(NamedTuple):
     """A problem in an output folder.
@@ -159,7 +157,7 @@ def _captioned_again(output: str, table: RowIndex, compactions: Set[str]) -> Ite
     # The numbers of edits are none of runs.
     order = order[(keys.kinds[order] & current.IS_EDIT) == 0]
     order = order[np.argsort(photos[order], kind="stable")]
-    earlier, later = _equal_neighbours(order, photos, keys.pictures[:, _ETAG], models)
+    earlier, later = _equal_neighbours(order, photos, keys.etags, models)
     # Rows with the same number and time are copies: a compaction writes them before it deletes the old files.
     again = (keys.written_at[earlier] != keys.written_at[later]) | (
         keys.run_numbers[earlier] != keys.run_numbers[later]
@@ -306,7 +304,7 @@ def _unfinished(runs: Iterable[str]) -> Iterator[str]:
 
 def _copies(table: RowIndex) -> Iterator[str]:
     photos, keys, models, _ = table.columns
-    runs, columns = table.runs, (models, keys.pictures[:, _ETAG], keys.kinds, keys.written_at, keys.run_numbers, photos)
+    runs, columns = table.runs, (models, keys.etags, keys.kinds, keys.written_at, keys.run_numbers, photos)
     earlier, later = _equal_neighbours(np.lexsort(columns), *columns)
     copies = int((runs[earlier] != runs[later]).sum())
     if copies:

@@ -37,7 +37,7 @@ COLUMNS = (
 )
 
 # No run has a greater number: the id of a run has no room for it.
-MOST_RUNS = 10**15 - 1
+GREATEST_NUMBER = 10**15 - 1
 # Runs in which a photo whose image process was killed from outside is tried.
 MOST_KILLS = 3
 
@@ -71,7 +71,7 @@ class Keys(NamedTuple):
         """The keys of rows with the columns `COLUMNS`."""
         numbers = pc.fill_null(table["run_number"], 0).to_numpy()
         # A file that is none of ours must not outrank all runs for ever.
-        numbers = np.where((numbers < 0) | (numbers > MOST_RUNS), 0, numbers)
+        numbers = np.where((numbers < 0) | (numbers > GREATEST_NUMBER), 0, numbers)
         times = table["written_at"].cast(pa.int64()).to_numpy()
         return cls(numbers, times, _kinds(table), _pictures(table))
 
@@ -79,6 +79,11 @@ class Keys(NamedTuple):
     def concatenated(cls, several: "list[Keys]") -> "Keys":
         """The keys of several tables together."""
         return cls(*(np.concatenate(arrays) for arrays in zip(_NO_KEYS, *several, strict=True)))
+
+    @property
+    def etags(self) -> np.ndarray:
+        """Digests of the etags, as `etag_digest` makes them, `[rows]`, uint64."""
+        return self.pictures[:, 2]
 
     def at(self, rows: np.ndarray) -> "Keys":
         """The keys of some rows, given by their indices or by a mask."""

@@ -22,7 +22,7 @@ with kinds as (
   select *,
     row_number() over (
       partition by photo
-      order by case when run_number between 0 and {most_runs} then run_number else 0 end, written_at, filename desc
+      order by case when run_number between 0 and {greatest} then run_number else 0 end, written_at, filename desc
     ) as place,
     status = 'failed' and error in ({passing})
       and not (error = 'decoder_killed' and coalesce(attempts, 0) >= {most_kills}) as may_pass,
@@ -85,7 +85,7 @@ def views(output: str) -> str:
         files="'" + layout.all_committed_files(output).replace("'", "''") + "'",
         passing=", ".join(f"'{code}'" for code in current.PASSING),
         most_kills=current.MOST_KILLS,
-        most_runs=current.MOST_RUNS,
+        greatest=current.GREATEST_NUMBER,
         person=PERSON,
         withdrawn=WITHDRAWN,
         gone=GONE,

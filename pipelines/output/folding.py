@@ -72,12 +72,12 @@ def not_folded(output: str, record: Compaction, sources: Iterable[str], tombston
       UnreadableFileError, NewerFileError: see `rows.read_tables`.
     """
     results = [stores.join(output, file.file) for file in record.results]
-    (new, of_new), (gone, of_gone) = _keys(results), _keys(tombstones)
+    (new, of_new), (gone, of_gone) = rows.photos_and_keys(results), rows.photos_and_keys(tombstones)
     photos, keys = np.concatenate([new, gone]), Keys.concatenated([of_new, of_gone])
     order = np.argsort(photos, kind="stable")
     photos, keys, is_new = photos[order], keys.at(order), order < len(new)
     for path in (*sources, *tombstones):
-        of_source, wanted = _keys([path])
+        of_source, wanted = rows.photos_and_keys([path])
         same = _rows_of(photos, np.unique(of_source))
         # Among rows of the same run and time, those of the new files go before.
         several = np.concatenate([photos[same], of_source])
@@ -95,7 +95,7 @@ def has_gone(files: Sequence[str]) -> bool:
     Raises:
       UnreadableFileError, NewerFileError: see `rows.read_tables`.
     """
-    photos, keys = _keys(files)
+    photos, keys = rows.photos_and_keys(files)
     return bool((current.kept(photos, keys) & ~current.kept(photos, keys, prune_gone=True)).any())
 
 
@@ -117,12 +117,3 @@ def _read_own_columns(paths: Sequence[str]) -> Iterator[tuple[list[str], pa.Tabl
         for table in rows.read_batches([path]):
             if len(table):
                 yield columns, table
-
-
-def _keys(paths: Sequence[str]) -> tuple[np.ndarray, Keys]:
-    """The digests of the photos of the rows of files, and what decides which rows count."""
-    photos, keys = [np.empty(0, "S16")], []
-    for table in rows.read_batches(paths, _COLUMNS):
-        photos.append(digests.of_rows(table, ["photo"]))
-        keys.append(Keys.of(table))
-    return np.concatenate(photos), Keys.concatenated(keys)

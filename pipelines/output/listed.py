@@ -15,7 +15,6 @@ from beamscribe.pipelines.photos import PhotoRef
 
 _LISTED_AT_ONCE = 10_000
 
-_ETAG = 2
 _NEW, _CHANGED, _BACK = range(3)
 
 
@@ -95,7 +94,7 @@ class _Photos:
         latest, captioned = chosen.latest[chosen.newest >= 0], chosen.captioned[chosen.newest >= 0]
         order = np.argsort(table.columns.photos[rows])
         newest, latest = rows[order], latest[order]
-        kinds, etags = table.columns.keys.kinds, table.columns.keys.pictures[:, _ETAG]
+        kinds, etags = table.columns.keys.kinds, table.columns.keys.etags
         self._digests = table.columns.photos[newest]
         self.captioned = captioned[order]
         self.is_gone = (kinds[latest] & current.IS_GONE) != 0

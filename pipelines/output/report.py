@@ -22,7 +22,7 @@ MAX_EXAMPLES = 20
 MAX_SAMPLES = 12
 MAX_MISSING = 20
 
-_COLUMNS = ("photo", "status", "caption", "score", "stage", "error", "message", "taken_from")
+_COLUMNS = ("photo", "status", "caption", "score", "stage", "error", "message", "taken_from", "bytes")
 
 
 def collect(output: str, run: str, finished_at: datetime.datetime, retries: int = 0) -> Report:

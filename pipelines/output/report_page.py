@@ -14,7 +14,6 @@ from beamscribe.pipelines.failures import ErrorCode
 from beamscribe.pipelines.output.run_documents import Report, Sample
 from beamscribe.pipelines.photos import PhotoRef
 from beamscribe.pipelines.sources import photo_reader
-from beamscribe.pipelines.sources.photo_reader import ReadOptions
 
 # Longer side of a thumbnail, pixels.
 THUMBNAIL_SIZE = 240
@@ -42,8 +41,19 @@ def render(report: Report, refs: Mapping[str, PhotoRef] | None = None) -> str:
         failed=f"{report.failed:,}",
         bar=_bar(report),
         facts=_facts(report),
-        missing=_missing(report.missing, folders),
-        to_look_at=_to_look_at(report.to_look_at, folders),
+        missing=_names(
+            "Photos without a row",
+            "These photos were planned, but no committed file has a row for them",
+            report.missing,
+            folders,
+        ),
+        to_look_at=_names(
+            "Photos to look at",
+            "A person has captioned these photos, and their pictures have changed since: the person's captions do not "
+            "stand any more",
+            report.to_look_at,
+            folders,
+        ),
         samples=_samples(report.samples, refs or {}, folders),
         failures=_failures(report, folders),
         version=escape(report.version),
@@ -132,26 +142,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _missing(photos: Sequence[str], folders: Sequence[str]) -> str:
+def _names(title: str, sentence: str, photos: Sequence[str], folders: Sequence[str]) -> str:
+    """A section that names photos; nothing where there are none."""
     if not photos:
         return ""
     rows = "".join(f"<li>{_name(photo, folders)}</li>" for photo in photos)
-    return (
-        "<section><h2>Photos without a row</h2>"
-        "<p>These photos were planned, but no committed file has a row for them (at most twenty are shown).</p>"
-        f"<ul>{rows}</ul></section>"
-    )
-
-
-def _to_look_at(photos: Sequence[str], folders: Sequence[str]) -> str:
-    if not photos:
-        return ""
-    rows = "".join(f"<li>{_name(photo, folders)}</li>" for photo in photos)
-    return (
-        "<section><h2>Photos to look at</h2>"
-        "<p>A person has captioned these photos, and their pictures have changed since: the person's captions do not "
-        f"stand any more (at most twenty are shown).</p><ul>{rows}</ul></section>"
-    )
+    return f"<section><h2>{title}</h2><p>{sentence} (at most twenty are shown).</p><ul>{rows}</ul></section>"
 
 
 def _name(photo: str, folders: Sequence[str]) -> str:
@@ -163,7 +159,9 @@ def _name(photo: str, folders: Sequence[str]) -> str:
 def _samples(samples: Sequence[Sample], refs: Mapping[str, PhotoRef], folders: Sequence[str]) -> str:
     if not samples:
         return ""
-    thumbnails = _thumbnails([refs.get(sample.photo, PhotoRef(sample.photo, etag="")) for sample in samples])
+    thumbnails = _thumbnails(
+        [refs.get(sample.photo, PhotoRef(sample.photo, etag="", size=sample.bytes or 0)) for sample in samples]
+    )
     figures = "".join(
         f"<figure>{_image(thumbnail)}<figcaption><p>{escape(sample.caption)}</p>"
         f"{_name(sample.photo, folders)}</figcaption></figure>"
@@ -176,7 +174,7 @@ def _thumbnails(refs: Iterable[PhotoRef]) -> Iterator[Image.Image | None]:
     """Makes a small upright picture of each photo; None for a photo that can't be read any more."""
     # In the pool of image processes, so that a photo that crashes a codec does not end the job.
     # Twice the size, since a square of the thumbnail's own size would have too few pixels for the longer side.
-    for _, picture, _ in photo_reader.shared().stream(refs, 2 * THUMBNAIL_SIZE, ReadOptions(look_up=True)):
+    for _, picture, _ in photo_reader.shared().stream(refs, 2 * THUMBNAIL_SIZE):
         if picture.pixels is None or not picture.width or not picture.height:
             yield None
             continue

@@ -208,7 +208,7 @@ def _invalid_values(table: pa.Table) -> dict[str, int]:
         "rows with a source that is neither model nor person": pc.and_not(
             pc.is_valid(source), pc.is_in(source, value_set=pa.array([MODEL, PERSON]))
         ),
-        "rows with a number that no run has": pc.or_(pc.less(number, 0), pc.greater(number, current.MOST_RUNS)),
+        "rows with a number that no run has": pc.or_(pc.less(number, 0), pc.greater(number, current.GREATEST_NUMBER)),
     }
     return {problem: _count(mask) for problem, mask in wrong.items()}
 

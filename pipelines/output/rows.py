@@ -284,7 +284,7 @@ def latest(files: Sequence[str], columns: Sequence[str] | None = None) -> Iterat
     Raises:
       UnreadableFileError, NewerFileError: see `read_tables`.
     """
-    is_current = current.mask(*_photos_and_keys(files))
+    is_current = current.mask(*photos_and_keys(files))
     start = 0
     for table in read_batches(files, columns):
         yield table.filter(pa.array(is_current[start : start + len(table)]))
@@ -300,7 +300,7 @@ def to_look_at(files: Sequence[str]) -> Iterator[str]:
     Raises:
       UnreadableFileError, NewerFileError: see `read_tables`.
     """
-    chosen = current.choose(*_photos_and_keys(files))
+    chosen = current.choose(*photos_and_keys(files))
     wanted = np.sort(chosen.person[chosen.to_look_at])
     start = 0
     for table in read_batches(files, ["photo"]) if len(wanted) else ():
@@ -309,8 +309,12 @@ def to_look_at(files: Sequence[str]) -> Iterator[str]:
         start += len(table)
 
 
-def _photos_and_keys(files: Sequence[str]) -> tuple[np.ndarray, current.Keys]:
-    """The digests of the photos of all rows, `[rows]`, and what decides which rows count."""
+def photos_and_keys(files: Iterable[str]) -> tuple[np.ndarray, current.Keys]:
+    """Reads the digests of the photos of all rows, `[rows]`, and what decides which rows count.
+
+    Raises:
+      UnreadableFileError, NewerFileError: see `read_tables`.
+    """
     photos, keys = [np.empty(0, "S16")], []
     for table in read_batches(files, ["photo", *current.COLUMNS]):
         photos.append(digests.of_rows(table, ["photo"]))

@@ -141,6 +141,7 @@ class Sample:
     photo: str
     caption: str
     score: float
+    bytes: Number | None = None
 
 
 class Report(Document):

@@ -166,9 +166,9 @@ def test_faults_of_all_kinds_cost_nothing_but_time(bucket, photos, tiny_bundle, 
     assert captions.keys() == {path.name for path in some} and all(len(of) == 1 for of in captions.values())
     assert given["GET"] and given["POST"] and given["list"] and all(given[kind] for kind in kinds), given
     counted = int(re.search(r"retried requests to stores: (\d+)", output)[1])
-    # Those that read the report's photos and write the report itself, and what comes after it, are not in it.
+    # Those that write the report itself, and what comes after it, are not in it.
     total = sum(given[kind] for kind in kinds)
-    assert 0.6 * total < counted <= total
+    assert 0.8 * total < counted <= total
     (report,) = stores.within(f"{bucket}/out", "runs", "*", "report.json")
     assert f'"retries": {counted}' in stores.read(report).decode()
 
